@@ -1,0 +1,71 @@
+# Every command is also `python -m fer_core …`. Variables: DATA NAME DEVICE JOBS OUT SET PYTHON.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+export FER_DATA := $(DATA)
+export FER_NAME := $(NAME)
+export FER_DEVICE := $(DEVICE)
+export FER_JOBS := $(JOBS)
+export FER_OUT := $(OUT)
+export FER_SET := $(SET)
+
+# The environment is known by its lock's content, not by time stamps. PYTHON= takes an interpreter as it is.
+LOCK := $(firstword $(shell cksum requirements.lock))
+ifdef PYTHON
+  RUN := $(PYTHON)
+  ENVIRONMENT :=
+else
+  RUN := .venv/bin/python
+  ENVIRONMENT := .venv/lock-$(LOCK)
+endif
+# `make report PAGE=…`; RUN= on the command line means the page too.
+ifeq ($(origin RUN),command line)
+  PAGE := $(RUN)
+  override RUN := $(or $(PYTHON),.venv/bin/python)
+endif
+
+.PHONY: help all-reports report plan test test-slow data lab clean bench lint lock FORCE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  DATA= your FER2013 (any form; unset: the drawn sample)  NAME= folder under reports/  SET=\"epochs=2\""
+	@echo "  DEVICE= auto|cpu|cuda|mps  JOBS= side by side  OUT= where reports and runs go  PYTHON= an interpreter as it is"
+
+all-reports: $(ENVIRONMENT) ## make every page that is not current, and the index
+	@$(RUN) -m fer_core all-reports
+
+report: $(ENVIRONMENT) ## make one page: PAGE=04_complex_cnn/default
+	@$(RUN) -m fer_core report $(PAGE)
+
+plan: $(ENVIRONMENT) ## what is current, what would run and why; runs nothing
+	@$(RUN) -m fer_core plan $(PAGE)
+
+data: $(ENVIRONMENT) ## download FER2013 from Kaggle (a public data set, no account)
+	@$(RUN) -m fer_core data
+
+lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
+	@$(RUN) -m fer_core lab
+
+clean: ## remove reports and runs, naming their size first
+	@$(RUN) -m fer_core clean
+
+test: $(ENVIRONMENT) ## run the tests (at most five minutes)
+	@$(RUN) -m pytest
+
+# ---- for maintainers
+test-slow: $(ENVIRONMENT) ## the slow tests: kills, browser, clones
+	@$(RUN) -m pytest -m slow
+
+lint: $(ENVIRONMENT) ## style and types
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
+
+lock: $(ENVIRONMENT) ## resolve requirements.lock anew from pyproject.toml
+	@$(RUN) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header -q -o requirements.lock
+
+.venv/lock-$(LOCK):
+	@echo "making .venv from requirements.lock (a few minutes, once)"
+	@test -x .venv/bin/python || python3 -m venv .venv
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@.venv/bin/python -c "import pathlib, site; pathlib.Path(site.getsitepackages()[0], 'fer_core.pth').write_text(str(pathlib.Path.cwd()))"
+	@rm -f .venv/lock-* && touch $@

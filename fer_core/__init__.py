@@ -1,0 +1,1 @@
+"""Train, evaluate and report facial expression recognition; see README.md for what each module does."""

@@ -1,0 +1,134 @@
+"""`python -m fer_core …`: every command of the Makefile, for Windows and for those without make."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from fer_core import artifacts, build, data, devices, schema
+from fer_core.schema import ROOT, FerError
+
+KAGGLE_DATASET = "msambare/fer2013"  # the folder form, public: needs no account
+
+
+def _all_reports(_: argparse.Namespace) -> int:
+    return build.build(artifacts.settings(), None, _jobs())
+
+
+def _report(options: argparse.Namespace) -> int:
+    return build.build(artifacts.settings(), options.pages, _jobs())
+
+
+def _plan(options: argparse.Namespace) -> int:
+    settings = artifacts.settings()
+    print(build.Plan(settings, options.pages or None).describe(_jobs()))
+    return 0
+
+
+def _data(_: argparse.Namespace) -> int:
+    import kagglehub
+
+    path = Path(kagglehub.dataset_download(KAGGLE_DATASET))
+    settings = artifacts.settings()
+    faces = data.open_faces(path, settings.store)
+    print(f"{KAGGLE_DATASET} ({faces.source}): {faces.n:,} images, data hash {faces.data_hash}")
+    print(f"make all-reports DATA={path}")
+    return 0
+
+
+def _lab(_: argparse.Namespace) -> int:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    return subprocess.call([sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks")], env=environment)
+
+
+def _clean(_: argparse.Namespace) -> int:
+    """Remove reports and the run store, naming what they weigh; on a terminal only after a yes."""
+    settings = artifacts.settings()
+    reports = settings.out / "reports"
+    folders = [settings.store, *(f for f in reports.glob("*") if f.is_dir() and f.name != "published")]
+    folders = [folder for folder in folders if folder.exists()]
+    runs = list((settings.store / "runs").glob("*/run.json"))
+    hours = sum((artifacts.read_json(run) or {}).get("seconds", 0) for run in runs) / 3600
+    for folder in folders:
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        print(f"{size / 1e6:10,.1f} MB  {folder}")
+    print(f"{len(runs)} runs, {hours:.1f} hours of training, among them.")
+    if folders and sys.stdin.isatty() and input("Remove? [y/N] ").strip().lower() != "y":
+        return 1
+    for folder in folders:
+        shutil.rmtree(folder)
+    return 0
+
+
+def _worker(_: argparse.Namespace) -> int:
+    return build.serve()
+
+
+def _jobs() -> int:
+    text = os.environ.get("FER_JOBS") or ""
+    if not text:
+        return devices.cpu_count() if devices.device_type(artifacts.settings().device) == "cpu" else 1
+    if not text.isdigit() or int(text) < 1:
+        raise FerError(f"JOBS is '{text}', expected a whole number from 1.")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fer_core", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    for name, about in (
+        ("data", "FER2013 in any form, or your own images; unset: the drawn sample"),
+        ("name", "the folder under reports/"),
+        ("device", "auto, cpu, cuda or mps"),
+        ("jobs", "trainings and pages side by side"),
+        ("out", "where reports and the run store go"),
+        ("set", "parameters that come last: 'epochs=2 learning_rate=0.01'"),
+    ):
+        shared.add_argument(f"--{name}", help=about)
+    pages = argparse.ArgumentParser(add_help=False)
+    pages.add_argument("pages", nargs="*", metavar="PAGE", help="such as 04_complex_cnn/default")
+    for command, action, about, parents in (
+        ("all-reports", _all_reports, "make every page that is not current", [shared]),
+        ("report", _report, "make one page", [shared, pages]),
+        ("plan", _plan, "say what would run and why", [shared, pages]),
+        ("data", _data, "download FER2013 from Kaggle (a public data set)", [shared]),
+        ("lab", _lab, "open the notebooks in JupyterLab", [shared]),
+        ("clean", _clean, "remove reports and runs, naming their size first", [shared]),
+        ("_worker", _worker, argparse.SUPPRESS, []),
+    ):
+        added = commands.add_parser(command, help=about, description=about, parents=parents)
+        added.set_defaults(action=action)
+    return parser
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    for name in ("data", "name", "device", "jobs", "out", "set"):
+        if getattr(options, name, None):
+            os.environ[f"FER_{name.upper()}"] = getattr(options, name)
+    try:
+        if options.command == "report" and not options.pages:
+            raise FerError(f"which page? One of: {', '.join(schema.page_names())}")
+        return options.action(options)
+    except FerError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the next call goes on where this one stood.", file=sys.stderr)
+        return 130
+    except OSError as fault:
+        if fault.errno == 28:
+            print(
+                f"error: no space left on the device that holds {fault.filename or 'OUT'}: free some.", file=sys.stderr
+            )
+            return 2
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

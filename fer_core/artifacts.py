@@ -1,0 +1,294 @@
+"""Where things lie and when they count as the same: atomic files, keys by content, the store of runs."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_core.schema import RESERVED_NAMES, ROOT, ParameterError, Params, parse_set, run_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "train_clean_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "gradient_norm",
+)
+RESULT_COLUMNS = (
+    "page",
+    "notebook",
+    "network",
+    "parameters",
+    "multiply_adds",
+    "seed",
+    "epochs",
+    "selected_epoch",
+    "train_accuracy",
+    "train_clean_accuracy",
+    "validation_accuracy",
+    "gap",
+    "test_official_accuracy",
+    "test_official_low",
+    "test_official_high",
+    "test_leak_free_accuracy",
+    "test_leak_free_low",
+    "test_leak_free_high",
+    "status",
+    "training_key",
+)
+CLAIM_COLUMNS = ("claim", "page", "effect", "low", "high", "n", "rule", "verdict")
+FINISHED = ("done", "diverged")
+RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "model.safetensors", "run.json")
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it once the block has ended without an error and is on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_bytes(path, (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What the file holds; None where there is none or it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """A table as CSV (floats in their shortest exact form) or, by its ending, Parquet."""
+    with atomic_file(path) as temporary:
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False, compression="zstd")
+        else:
+            frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says: where data, reports and runs lie. No path enters a key or a page."""
+
+    data: Path | None
+    name: str
+    device: str
+    out: Path
+    set_values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sample(self) -> bool:
+        return self.data is None
+
+    @property
+    def store(self) -> Path:
+        return self.out / ".runs"
+
+    @property
+    def reports(self) -> Path:
+        return self.out / "reports" / self.name
+
+    @property
+    def published(self) -> Path:
+        """The committed ledger's runs of this dataset, which count as done on a clean clone."""
+        return ROOT / "reports" / "published" / self.name / "runs"
+
+
+def settings() -> Settings:
+    """From FER_DATA, FER_NAME, FER_DEVICE, FER_OUT and FER_SET; unset means the sample, auto, the repository.
+
+    Raises
+    ------
+    ParameterError: a reserved or unusable NAME, an unknown DEVICE, a faulty SET.
+    """
+    data = os.environ.get("FER_DATA") or None
+    name = os.environ.get("FER_NAME") or ("fer2013" if data else "sample")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ParameterError(f"NAME is '{name}': it names a folder, so use letters, digits, '.', '_' and '-'.")
+    if name in RESERVED_NAMES and not (name == "sample" and data is None):
+        raise ParameterError(f"NAME is '{name}', which is reserved: choose another.")
+    device = os.environ.get("FER_DEVICE") or "auto"
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ParameterError(f"DEVICE is '{device}', expected auto, cpu, cuda or mps.")
+    out = Path(os.environ.get("FER_OUT") or ROOT).expanduser().resolve()
+    path = Path(data).expanduser().resolve() if data else None
+    return Settings(path, name, device, out, parse_set(os.environ.get("FER_SET") or ""))
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of SHA-256 over canonical JSON (or over bytes)."""
+    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@cache
+def code_fingerprint(*files: str) -> str:
+    """The syntax trees of files of this package, without comments and docstrings: rewording one changes nothing."""
+    trees = []
+    for name in sorted(files):
+        tree = ast.parse((Path(__file__).parent / name).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                text = body[0].value
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    body.pop(0)
+        trees.append([name, ast.dump(tree)])
+    return digest(trees)
+
+
+def training_fingerprint(network: str) -> str:
+    """The code that trains: the chosen network's file and the layers it is made of, augmentation, training, devices."""
+    return code_fingerprint(
+        f"networks/{network}.py",
+        "networks/layers.py",
+        "networks/__init__.py",
+        "augment.py",
+        "training.py",
+        "devices.py",
+    )
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What makes a run the same run. `identity` is parameters and data; `key` adds code, device, precision, threads."""
+
+    values: dict[str, Any] = field(hash=False)
+    seed: int
+    data_hash: str
+    device: str
+    precision: str
+    threads: int
+    code: str
+
+    @property
+    def identity(self) -> str:
+        return digest([self.values, self.data_hash])
+
+    @property
+    def key(self) -> str:
+        return digest([self.identity, self.device, self.precision, self.threads, self.code])
+
+
+def run_key(params: Params, data_hash: str, device: str) -> RunKey:
+    """The key of a run whose `precision` and `threads` are resolved already."""
+    if params.precision == "auto" or params.threads == "auto":
+        raise ValueError("precision and threads must be resolved before a key is made")
+    code = training_fingerprint(params.network)
+    values = run_values(params)
+    return RunKey(values, params.seed, data_hash, device, params.precision, int(params.threads), code)
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training as it lies in the store.
+
+    `foreign` names what differs (code, device, precision, threads) where a published or imported run stands in.
+    """
+
+    key: str
+    params: Params
+    folder: Path
+    foreign: str = ""
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        return read_json(self.folder / "run.json") or {}
+
+    @property
+    def state(self) -> str:
+        return self.provenance.get("state", "missing")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """A row an epoch; the columns are HISTORY_COLUMNS."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "history.csv")
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return read_json(self.folder / "metrics.json") or {}
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """image_id, split, label, p_<class> …; the test's rows are there only once it has been scored."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / "predictions.parquet")
+
+    @property
+    def selected_epoch(self) -> int:
+        return int(self.metrics.get("selected_epoch", 0))
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+    @property
+    def scored(self) -> bool:
+        return "test_official" in self.metrics
+
+
+def run_folder(store: Path, key: str) -> Path:
+    return store / "runs" / key
+
+
+def find_run(params: Params, wanted: RunKey, store: Path, published: Path | None = None) -> Run | None:
+    """The finished run, by its key; else an imported or published one of the same parameters and data, marked."""
+    own = Run(wanted.key, params, run_folder(store, wanted.key))
+    if own.finished:
+        return own
+    for shelf in (store / "imported", published):
+        folder = shelf / wanted.identity if shelf else None
+        if folder is None or not (folder / "run.json").exists():
+            continue
+        record = read_json(folder / "run.json") or {}
+        ours = {"code": wanted.code, "device": wanted.device, "precision": wanted.precision, "threads": wanted.threads}
+        differs = ", ".join(name for name, value in ours.items() if record.get(name) != value)
+        found = Run(record.get("key", ""), params, folder, differs)
+        if found.finished:
+            return found
+    return None

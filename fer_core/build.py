@@ -1,0 +1,671 @@
+"""What is current, what must run and why; the plan; workers side by side; results.csv, claims.csv and the index.
+
+Content decides, never a time stamp: a run is known by its training key, a page by its report key. Nothing here
+imports torch, so a second `make all-reports` is over within a blink.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fer_core import artifacts, data, devices, report, schema
+from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
+from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, Params
+
+RENDERING = ("schema.py", "data.py", "evaluation.py", "claims.py", "plots.py", "explain.py", "notebook.py", "report.py")
+STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
+ROUGH_SECONDS = {"basic_cnn": 1 / 450, "complex_cnn": 1 / 120, "residual": 1 / 110}  # an image and epoch, one CPU core
+
+
+# ---------------------------------------------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True)
+class WantedRun:
+    """A run that a page needs, with what the store has of it."""
+
+    params: Params
+    wanted: RunKey
+    found: Run | None
+    epochs_done: int
+
+    @property
+    def key(self) -> str:
+        return self.wanted.key
+
+    @property
+    def name(self) -> str:
+        return f"{self.params.network} {self.key[:6]} seed {self.params.seed}"
+
+
+@dataclass
+class PagePlan:
+    """A page with its runs (arm by arm) and why it is not current; no reasons: it is."""
+
+    page: Page
+    params: Params
+    arms: dict[str, list[WantedRun]]
+    inputs: dict[str, Any]
+    neighbours: tuple[str | None, str | None]
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.page.name
+
+    @property
+    def runs(self) -> list[WantedRun]:
+        return [run for arm in self.arms.values() for run in arm]
+
+    @property
+    def own(self) -> WantedRun | None:
+        """The run that a training page trains in its own notebook."""
+        return self.runs[0] if self.runs and not self.params.arms else None
+
+    @cached_property
+    def report_key(self) -> str:
+        return digest(self.inputs)
+
+
+def _notebook_source(notebook: str) -> str:
+    cells = schema.read_notebook(notebook)["cells"]
+    return digest([[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells])
+
+
+def _template_fingerprint() -> str:
+    files = sorted((Path(__file__).parent / "template").rglob("*"))
+    return digest([[file.name, digest(file.read_bytes())] for file in files if file.is_file()])
+
+
+def _stated(params: Params) -> dict[str, Any]:
+    return {name: getattr(params, name) for name in SPECS if getattr(params, name) != getattr(DEFAULTS, name)}
+
+
+class Plan:
+    """The whole study, or the named pages of it, against what lies in OUT.
+
+    Raises
+    ------
+    FerError: parameters or data at fault.
+    """
+
+    def __init__(self, settings: Settings, names: Iterable[str] | None = None) -> None:
+        self.settings = settings
+        every = schema.page_names()
+        wanted = list(names) if names is not None else every
+        loaded = {name: schema.load_page(name) for name in dict.fromkeys([*wanted, *every])}
+        self._check_set(loaded.values())
+        self.data_hash = data.data_hash(settings.data, settings.store)
+        self._runs: dict[str, WantedRun] = {}
+        self.rendering = {file: artifacts.code_fingerprint(file) for file in RENDERING}
+        self.rendering["template"] = _template_fingerprint()
+        self.pages = {name: self._plan_page(loaded[name], every) for name in every}
+        for name, plan in self.pages.items():
+            if name.endswith("/summary"):
+                claims = [other for other in self.pages.values() if other.params.arms]
+                plan.inputs["claims"] = {other.name: digest(other.inputs) for other in claims}
+            plan.reasons = self._reasons(plan)
+        self.chosen = [self.pages[name] for name in wanted]
+
+    def _check_set(self, pages: Iterable[Page]) -> None:
+        known = {name for page in pages for name in schema.notebook_parameters(page.notebook)}
+        schema.check(self.settings.set_values, "SET", known)
+
+    def _plan_page(self, page: Page, every: list[str]) -> PagePlan:
+        sample, set_values = self.settings.sample, self.settings.set_values
+        params = schema.resolve_page(page, sample, set_values)
+        wanted = schema.page_runs(page, params, sample, set_values)
+        arms = {arm: [self._want(run) for run in runs] for arm, runs in wanted.items()}
+        place = every.index(page.name)
+        before = every[place - 1] if place else None
+        after = every[place + 1] if place + 1 < len(every) else None
+        inputs = {
+            "parameters": _stated(params),
+            "data": self.data_hash,
+            "runs": {arm: [run.key for run in runs] for arm, runs in arms.items()},
+            "stand_ins": sorted(
+                run.key + run.found.foreign
+                for runs in arms.values()
+                for run in runs
+                if run.found is not None and run.found.foreign
+            ),
+            "notebook": _notebook_source(page.notebook),
+            "rendering": self.rendering,
+            "neighbours": [before, after],
+        }
+        return PagePlan(page, params, arms, json.loads(json.dumps(inputs)), (before, after))
+
+    def _want(self, params: Params) -> WantedRun:
+        params, device = devices.resolve(params, self.settings.device)
+        wanted = run_key(params, self.data_hash, device)
+        if wanted.key not in self._runs:
+            store = self.settings.store
+            progress = read_json(run_folder(store, wanted.key) / "progress.json") or {}
+            found = find_run(params, wanted, store, self.settings.published)
+            self._runs[wanted.key] = WantedRun(params, wanted, found, int(progress.get("epoch", 0)))
+        return self._runs[wanted.key]
+
+    def _reasons(self, plan: PagePlan) -> list[str]:
+        folder = self.settings.reports / plan.name
+        stood = read_json(folder / "page.json")
+        html = folder.with_suffix(".html")
+        missing = [run for run in plan.runs if run.found is None]
+        trained = f"{len(missing)} of {len(plan.runs)} runs to train" if missing else ""
+        if stood is None or not html.exists():
+            why = "it failed before" if folder.with_suffix(".failed.html").exists() else "never made"
+            return [reason for reason in (why, trained) if reason]
+        reasons = differences(stood["inputs"], plan.inputs)
+        if not reasons and trained:
+            reasons = [trained]
+        if not reasons and digest(html.read_bytes()) != stood["html"]:
+            reasons = ["its HTML was changed by hand"]
+        return reasons
+
+    @property
+    def stale(self) -> list[PagePlan]:
+        return [plan for plan in self.chosen if plan.reasons]
+
+    def missing_runs(self) -> list[WantedRun]:
+        """Each once, first seeds of all pages before any second: every claim has something before one has all."""
+        ranked: dict[str, tuple[int, int, WantedRun]] = {}
+        for order, plan in enumerate(self.stale):
+            for runs in plan.arms.values():
+                for place, run in enumerate(runs):
+                    if run.found is None:
+                        ranked.setdefault(run.key, (place, order, run))
+                        ranked[run.key] = min(ranked[run.key], (place, order, run), key=lambda entry: entry[:2])
+        return [run for _, _, run in sorted(ranked.values(), key=lambda entry: entry[:2])]
+
+    def seconds(self, run: WantedRun) -> float:
+        """How long its training takes by the runs in the store of the same network and width, else a rough figure."""
+        images = self._images * run.params.train_fraction
+        rough = ROUGH_SECONDS.get(run.params.network, 1 / 120) * images * min(1.0, run.params.width**2)
+        cost = self._timed.get((run.params.network, run.params.width, run.params.batch_norm), rough)
+        return cost * (run.params.epochs - run.epochs_done)
+
+    @cached_property
+    def _images(self) -> int:
+        return 2_700 if self.settings.sample else 32_298
+
+    @cached_property
+    def _timed(self) -> dict[tuple[str, float, bool], float]:
+        """Seconds an epoch, by network, width and BatchNorm."""
+        found: dict[tuple[str, float, bool], list[float]] = {}
+        for run in self._runs.values():
+            seconds, epochs = (
+                (run.found.provenance.get("seconds"), run.found.metrics.get("epochs")) if run.found else (0, 0)
+            )
+            if seconds and epochs:
+                kind = (run.params.network, run.params.width, run.params.batch_norm)
+                found.setdefault(kind, []).append(seconds / epochs)
+        return {kind: sum(costs) / len(costs) for kind, costs in found.items()}
+
+    def describe(self, jobs: int) -> str:
+        """What is current, what would run and why, hours and disk: what `make plan` prints."""
+        lines = [f"{self.settings.name}: {len(self.chosen) - len(self.stale)} of {len(self.chosen)} pages are current."]
+        for plan in self.stale:
+            lines.append(f"  {plan.name}: {'; '.join(plan.reasons)}")
+        missing = self.missing_runs()
+        hours = sum(map(self.seconds, missing)) / 3600
+        measured = "from runs in the store" if self._timed else "a rough figure: nothing has been timed here yet"
+        if missing:
+            lines.append(
+                f"{len(missing)} runs to train: about {hours:.1f} core hours, {hours / jobs:.1f} with JOBS={jobs} "
+                f"({measured}); about {len(missing) * 8:,} MB of disk."
+            )
+        if self.stale:
+            lines.append(f"{len(self.stale)} pages to make: about {len(self.stale) * 10 / jobs / 60:.1f} minutes more.")
+        return "\n".join(lines)
+
+
+def differences(stood: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In words, what made a page stale: `learning_rate 0.005 → 0.01`, `plots.py changed`."""
+    reasons = []
+    old, new = stood.get("parameters", {}), now["parameters"]
+    for name in sorted({*old, *new}, key=list(SPECS).index if {*old, *new} <= set(SPECS) else None):
+        default = getattr(DEFAULTS, name, None)
+        before, after = old.get(name, default), new.get(name, default)
+        if before != after:
+            short = isinstance(before, (int, float, str)) or before is None
+            reasons.append(f"{name} {before} → {after}" if short else f"{name} changed")
+    if stood.get("data") != now["data"]:
+        reasons.append("other data")
+    reasons += [
+        f"{file} changed" for file, value in now["rendering"].items() if stood.get("rendering", {}).get(file) != value
+    ]
+    if stood.get("notebook") != now["notebook"]:
+        reasons.append("its notebook changed")
+    if not reasons and stood.get("runs") != now["runs"]:
+        reasons.append("the code that trains, the device, precision or threads changed")
+    if not reasons and stood.get("neighbours") != now["neighbours"]:
+        reasons.append("its neighbours changed")
+    if not reasons and stood != now:
+        reasons.append("a claim or a stand-in run changed")
+    return reasons
+
+
+# ------------------------------------------------------------------------------------------------------------- workers
+
+
+@dataclass
+class Task:
+    """A run to train or a page to make; `after` holds the keys of runs and names of pages that must be there first."""
+
+    name: str
+    message: dict[str, Any]
+    after: set[str]
+    seconds: float
+    key: str = ""
+
+
+def tasks_of(plan: Plan) -> list[Task]:
+    """The stale pages and missing runs; a training page trains its own first run, so whoever shares it waits for it."""
+    provider: dict[str, str] = {}
+    for page in plan.stale:
+        if page.own is not None and page.own.found is None:
+            provider.setdefault(page.own.key, page.name)
+    tasks = []
+    for page in plan.stale:
+        after = {run.key for run in page.runs if run.found is None} - {
+            run.key for run in page.runs if provider.get(run.key) == page.name
+        }
+        if page.name.endswith("/summary"):
+            after |= {run.key for other in plan.stale for run in other.runs if run.found is None}
+        message = {
+            "kind": "page",
+            "name": page.name,
+            "report_key": page.report_key,
+            "inputs": page.inputs,
+            "neighbours": page.neighbours,
+        }
+        own = page.own
+        cost = 8.0 + (plan.seconds(own) if own and provider.get(own.key) == page.name else 0.0)
+        tasks.append(Task(page.name, message, after, cost, own.key if own else ""))
+    for run in plan.missing_runs():
+        if run.key not in provider:
+            stated = {name: value for name, value in _stated(run.params).items() if name not in ("arms", "rule")}
+            tasks.append(Task(run.name, {"kind": "run", "params": stated}, set(), plan.seconds(run), run.key))
+    return tasks
+
+
+class Worker:
+    """A process of its own that trains runs and makes pages one after the other, told so by lines of JSON."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fer_core", "_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("ab"),
+            text=True,
+            cwd=ROOT,
+            env=worker_environment(settings),
+            start_new_session=True,
+        )
+
+    def do(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            print(json.dumps(message), file=self.process.stdin, flush=True)
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if answer:
+            return json.loads(answer)
+        status = self.process.wait()
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        return {"error": f"its process ended with {how}; see {self.log.name} in the run store", "gone": True}
+
+    def close(self, patience: float = 5.0) -> None:
+        """End it: politely, so that what it trains can be gone on with, then not."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(patience)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """One thread a worker (JOBS of them fill the cores), and what the settings say."""
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FER_THREADS"), "1")
+    words = {
+        "FER_DATA": str(settings.data or ""),
+        "FER_NAME": settings.name if settings.data else "",
+        "FER_DEVICE": settings.device,
+        "FER_OUT": str(settings.out),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    return {**os.environ, **one, **words}
+
+
+def serve() -> int:
+    """A worker's life: a task a line on stdin, an answer a line on stdout; ends with stdin, or with 75 on SIGTERM."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints, prints into the log
+    stop = threading.Event()
+    tasks: queue.Queue[str | None] = queue.Queue()
+
+    def end(*_: Any) -> None:
+        stop.set()
+        tasks.put(None)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the build, which ends its workers
+
+    def listen() -> None:
+        for line in sys.stdin:
+            tasks.put(line)
+        os._exit(STOPPED_STATUS)  # the build is gone: nobody waits for what is under way
+
+    threading.Thread(target=listen, daemon=True).start()
+    settings = artifacts.settings()
+    while (line := tasks.get()) is not None and not stop.is_set():
+        print(json.dumps(_perform(json.loads(line), settings, stop)), file=answers, flush=True)
+    return STOPPED_STATUS
+
+
+def _perform(message: dict[str, Any], settings: Settings, stop: threading.Event) -> dict[str, Any]:
+    try:
+        if message["kind"] == "page":
+            return _make_page(message, settings)
+        from fer_core import training
+
+        params = schema.resolve(schema.check(message["params"], "run"), sample=False)
+        faces = data.open_faces(settings.data, settings.store)
+        run = training.train_or_load(params, settings, faces, None, params.time_limit_minutes, stop.is_set)
+        return {"state": run.state}
+    except FerError as fault:
+        return {"error": str(fault)}
+    except Exception as fault:
+        import traceback
+
+        if type(fault).__name__ == "Stopped":
+            sys.exit(STOPPED_STATUS)
+        traceback.print_exc()
+        return {"error": f"{type(fault).__name__}: {fault}"}
+
+
+def _make_page(message: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    page = schema.load_page(message["name"])
+    params = schema.resolve_page(page, settings.sample, settings.set_values)
+    plan = Plan(settings, [page.name])
+    keys = plan.pages[page.name].runs if not params.arms else []
+    runs = [
+        Run(run.key, run.params, run_folder(settings.store, run.key)) if run.found is None else run.found
+        for run in keys
+    ]
+    failure = report.make_page(
+        page, params, settings, runs, message["report_key"], message["inputs"], tuple(message["neighbours"]), 1
+    )
+    return {"error": str(failure)} if failure else {"state": "done"}
+
+
+# --------------------------------------------------------------------------------------------------------------- build
+
+
+class Build:
+    """Workers over the tasks of a plan, with progress for whoever looks."""
+
+    def __init__(self, plan: Plan, jobs: int, say: Callable[[str], None] | None = None) -> None:
+        self.plan, self.jobs = plan, max(1, jobs)
+        self.waiting = tasks_of(plan)
+        self.order = {task.name: place for place, task in enumerate(self.waiting)}
+        self.running: dict[str, Task] = {}
+        self.finished: set[str] = set()
+        self.failures: dict[str, str] = {}
+        self.cut: list[str] = []
+        self.total = len(self.waiting)
+        self.workers: list[Worker] = []
+        self.lock = threading.Condition()
+        self.progress = Progress(self, say)
+
+    def _next(self) -> Task | None:
+        """A ready task, waiting for one where others still run; None when there is nothing left to do."""
+        with self.lock:
+            while self.waiting:
+                open_keys = {key for task in [*self.waiting, *self.running.values()] for key in (task.key, task.name)}
+                for task in self.waiting:
+                    if not (task.after & open_keys) - {task.key}:
+                        self.waiting.remove(task)
+                        self.running[task.name] = task
+                        return task
+                self.lock.wait(1.0)
+        return None
+
+    def _done(self, task: Task, answer: dict[str, Any]) -> None:
+        with self.lock:
+            del self.running[task.name]
+            if "error" in answer:
+                self.failures[task.name] = answer["error"]
+            elif answer.get("state") == "cut":
+                self.cut.append(task.name)
+            self.finished.add(task.name)
+            self.progress.ended(task, answer)
+            self.lock.notify_all()
+
+    def _work(self, number: int) -> None:
+        worker: Worker | None = None
+        log = self.plan.settings.store / f"worker-{number}.log"
+        while (task := self._next()) is not None:
+            if worker is None:
+                worker = Worker(self.plan.settings, log)
+                self.workers.append(worker)
+            answer = worker.do(task.message)
+            if answer.get("gone"):
+                worker.close()
+                worker = None
+            self._done(task, answer)
+        if worker is not None:
+            worker.close()
+
+    def run(self) -> None:
+        """All tasks, JOBS at a time. Ctrl-C ends the workers: trainings go on from their checkpoints next time."""
+        hands = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(self.jobs)]
+        for hand in hands:
+            hand.start()
+        try:
+            while any(hand.is_alive() for hand in hands):
+                self.progress.tick()
+                time.sleep(0.2)
+        except BaseException:
+            self.waiting.clear()
+            for worker in list(self.workers):
+                worker.close()
+            raise
+        finally:
+            self.progress.close()
+
+
+class Progress:
+    """One living line on a terminal; elsewhere a plain line whenever something ends."""
+
+    def __init__(self, build: Build, say: Callable[[str], None] | None) -> None:
+        self.build, self.say = build, say or (lambda line: print(line, file=sys.stderr, flush=True))
+        self.living = say is None and sys.stderr.isatty()
+        self.started = time.monotonic()
+        self.worth = sum(task.seconds for task in build.waiting)
+        self.spent = 0.0
+        self.last = 0.0
+        self.told: set[str] = set()
+
+    def left(self) -> str:
+        """The time left, by how the tasks so far compared with their estimates."""
+        elapsed = time.monotonic() - self.started
+        if not self.spent:
+            return "time left unknown"
+        seconds = elapsed / self.spent * max(0.0, self.worth - self.spent)
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+
+    def ended(self, task: Task, answer: dict[str, Any]) -> None:
+        self.spent += task.seconds
+        word = "FAILED" if "error" in answer else answer.get("state", "done")
+        done = len(self.build.finished)
+        self._line(f"[{done}/{self.build.total}] {task.message['kind']} {task.name}: {word} · {self.left()}")
+        if "error" in answer:
+            self._line(f"    {answer['error']}")
+
+    def tick(self) -> None:
+        under_way = []
+        for task in list(self.build.running.values()):
+            progress = (
+                read_json(run_folder(self.build.plan.settings.store, task.key) / "progress.json") if task.key else None
+            )
+            if progress and "resuming" in progress and task.key not in self.told:
+                self.told.add(task.key)
+                self._line(f"{task.name}: resuming at epoch {progress['resuming']} of {progress['epochs']}")
+            epoch = f" epoch {progress['epoch']}/{progress['epochs']}" if progress and "epoch" in progress else ""
+            under_way.append(task.name + epoch)
+        if self.living and time.monotonic() - self.last > 0.5:
+            self.last = time.monotonic()
+            text = f"{len(self.build.finished)}/{self.build.total} done · {' | '.join(under_way)} · {self.left()}"
+            print(f"\r\033[K{text[: os.get_terminal_size(2).columns - 1]}", end="", file=sys.stderr, flush=True)
+
+    def _line(self, text: str) -> None:
+        self.say(f"\r\033[K{text}" if self.living else text)
+
+    def close(self) -> None:
+        if self.living:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------- tables and the index
+
+
+def results(plan: Plan) -> list[dict[str, Any]]:
+    """results.csv: a row a page and run, finished ones only."""
+    rows = []
+    for page in plan.pages.values():
+        for run in page.runs:
+            if run.found is not None:
+                rows.append(_result(page, run, run.found))
+    return rows
+
+
+def _result(page: PagePlan, wanted: WantedRun, run: Run) -> dict[str, Any]:
+    metrics = run.metrics
+    row = {
+        "page": page.name,
+        "notebook": page.page.notebook,
+        "network": wanted.params.network,
+        "seed": wanted.params.seed,
+        "validation_accuracy": metrics["validation"]["accuracy"],
+        "status": metrics["status"],
+        "training_key": run.key,
+    }
+    for name in (
+        "parameters",
+        "multiply_adds",
+        "epochs",
+        "selected_epoch",
+        "train_accuracy",
+        "train_clean_accuracy",
+        "gap",
+    ):
+        row[name] = metrics.get(name)
+    for part in ("test_official", "test_leak_free"):
+        scores = metrics.get(part, {}) if page.params.score_test else {}
+        for column, name in (("accuracy", "accuracy"), ("low", "accuracy_low"), ("high", "accuracy_high")):
+            row[f"{part}_{column}"] = scores.get(name)
+    return {name: row[name] for name in artifacts.RESULT_COLUMNS}
+
+
+def claim_rows(plan: Plan) -> list[dict[str, Any]]:
+    """claims.csv: a row a claim whose runs are all finished."""
+    from fer_core import claims
+
+    rows = []
+    for page in plan.pages.values():
+        arms = {arm: [run.found for run in runs if run.found is not None] for arm, runs in page.arms.items()}
+        if not page.params.arms or any(len(arms[arm]) < len(page.arms[arm]) for arm in arms):
+            continue
+        verdict = claims.evaluate(arms, page.params.metric, page.params.rule, plan.settings.sample)
+        row = {name: getattr(verdict, name) for name in ("effect", "low", "high", "n", "rule", "verdict")}
+        rows.append({"claim": page.params.claim, "page": page.name, **row})
+    return rows
+
+
+def _csv(columns: Iterable[str], rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def write_tables(plan: Plan, failures: dict[str, str]) -> None:
+    """results.csv, claims.csv and index.html from what stands in OUT now; skipped where none of it has changed."""
+    entries = [_entry(page, failures) for page in plan.pages.values()]
+    mark = plan.settings.store / f"index-{plan.settings.name}.json"
+    state = digest([entries, plan.rendering, artifacts.code_fingerprint("build.py")])
+    index = plan.settings.reports / "index.html"
+    stood = read_json(mark) or {}
+    if index.exists() and stood.get("state") == state and stood.get("html") == digest(index.read_bytes()):
+        return
+    rows, claims = results(plan), claim_rows(plan)
+    artifacts.write_bytes(plan.settings.reports / "results.csv", _csv(artifacts.RESULT_COLUMNS, rows))
+    artifacts.write_bytes(plan.settings.reports / "claims.csv", _csv(artifacts.CLAIM_COLUMNS, claims))
+    scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
+    report.write_index(plan.settings, entries, rows, claims, scored)
+    artifacts.write_json(mark, {"state": state, "html": digest(index.read_bytes())})
+
+
+def _entry(page: PagePlan, failures: dict[str, str]) -> dict[str, Any]:
+    folder = page_folder = artifacts.settings().reports / page.name
+    made = read_json(page_folder / "page.json") or {}
+    failed = folder.with_suffix(".failed.html").exists()
+    state = "failed" if failed else "done" if not page.reasons else "stale" if made else "missing"
+    ending = ".failed.html" if failed else ".html"
+    return {
+        "name": page.name,
+        "title": made.get("title", page.name),
+        "finding": made.get("finding", ""),
+        "state": state,
+        "href": f"{page.name}{ending}" if failed or made else None,
+        "reason": failures.get(page.name, "; ".join(page.reasons)),
+        "key": made.get("report_key"),
+    }
+
+
+def build(settings: Settings, names: Iterable[str] | None, jobs: int) -> int:
+    """Make what is not current; returns the exit status: 0, 1 with a list of failures, 75 where a limit cut runs."""
+    plan = Plan(settings, names)
+    if not plan.stale:
+        write_tables(plan, {})
+        print(f"{settings.name}: all {len(plan.chosen)} pages are current: {settings.reports / 'index.html'}")
+        return 0
+    print(f"{len(plan.stale)} pages to make, {len(plan.missing_runs())} runs to train, JOBS={jobs}.", file=sys.stderr)
+    work = Build(plan, jobs)
+    work.run()
+    after = Plan(settings, names)
+    write_tables(after, work.failures)
+    if work.failures:
+        print(f"\n{len(work.failures)} failed:")
+        for name, why in work.failures.items():
+            print(f"  {name}: {why}")
+        return 1
+    if work.cut:
+        print(f"{len(work.cut)} runs were cut by their time limit; the next call goes on: {', '.join(work.cut)}")
+        return STOPPED_STATUS
+    print(f"{settings.name}: {len(plan.stale)} pages made: {settings.reports / 'index.html'}")
+    return 0

@@ -1,0 +1,296 @@
+"""Verdicts on claims: the metric of each run, the difference between arms, and the rule that was written down before.
+
+A diverged run is data: at chance level it counts as such, and its accuracy, gap and losses enter as they stand. Where a
+run has no value (an empty history, a NaN, an epoch it never reached) the value is NaN, and NaN is left out of means
+(with its partner, where seeds are paired) and *said*: an outcome holds `n`, what entered, and `excluded`, what did not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fer_core.evaluation import Interval, mean_interval, newcombe, welch_interval, wilson
+from fer_core.schema import ParameterError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+ON_SAMPLE = "not evaluated on sample data"
+LEAST_SEEDS = 2
+WORDS = {
+    "validation_accuracy": "validation accuracy",
+    "best_validation_accuracy": "best validation accuracy",
+    "gap": "gap",
+    "clean_gap": "clean gap",
+    "at_chance": "share of runs at chance level",
+    "late_loss_variability": "late loss variability",
+    "macro_f1": "macro F1",
+    "test_official_accuracy": "official test accuracy",
+    "test_leak_free_accuracy": "leak-free test accuracy",
+    "leak_flattery": "official minus leak-free test accuracy",
+}
+NUMBERED = {
+    "validation_accuracy_at_": "validation accuracy at epoch {}",
+    "best_validation_accuracy_from_": "best validation accuracy from epoch {}",
+    "improvement_after_": "improvement after epoch {}",
+}
+CONDITION_KEYS = ("arm", "against", "metric", "direction", "threshold")
+
+
+class Run(Protocol):
+    """The part of `artifacts.Run` that a claim looks at."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def history(self) -> pd.DataFrame: ...
+    @property
+    def metrics(self) -> dict[str, Any]: ...
+    @property
+    def selected_epoch(self) -> int | None: ...
+    @property
+    def params(self) -> Any: ...
+
+
+Arms = Mapping[str, Sequence[Run]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One condition of a rule, evaluated: arm − against (or the arm's own mean) with its 95 % interval."""
+
+    rule: str
+    verdict: str
+    metric: str
+    arm: str
+    against: str | None
+    direction: str
+    threshold: float
+    effect: float | None
+    low: float | None
+    high: float | None
+    n: int  # pairs; unpaired: values of the smaller arm
+    excluded: int  # runs without a value
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's row: effect, low, high and n are those of the first condition, which is the claim's main one."""
+
+    effect: float | None
+    low: float | None
+    high: float | None
+    n: int
+    rule: str
+    verdict: str
+    conditions: tuple[Outcome, ...]
+    note: str  # what was left out and why; empty where nothing was
+
+
+def words(metric: str) -> str:
+    """The metric in words; raises ParameterError (with the nearest name) for one that does not exist."""
+    if metric in WORDS:
+        return WORDS[metric]
+    if metric.startswith("recall_") and len(metric) > len("recall_"):
+        return f"{metric.removeprefix('recall_')} recall"
+    for prefix, sentence in NUMBERED.items():
+        if match := re.fullmatch(prefix + r"([1-9]\d*)", metric):
+            return sentence.format(match[1])
+    known = [*WORDS, "recall_<class>", *(f"{prefix}<epoch>" for prefix in NUMBERED)]
+    raise ParameterError(f"unknown metric {metric!r}, expected one of {', '.join(known)}{nearest(metric, known)}")
+
+
+def unit(metric: str) -> str:
+    """What a value is counted in: "%" (a share), "points" (a difference of shares) or "nats"."""
+    if metric == "late_loss_variability":
+        return "nats"
+    return "points" if metric in ("gap", "clean_gap", "leak_flattery") or metric.startswith("improvement_") else "%"
+
+
+def metric_of(run: Run, metric: str) -> float:
+    """One run's value, a fraction or nats; NaN where the run has none. Raises ParameterError for an unknown metric."""
+    words(metric)
+    if metric == "at_chance":
+        return float(run.state == "diverged")
+    if metric == "gap":
+        return _number(run.metrics.get("gap"))
+    if metric.startswith("test_"):
+        return _number(_split(run, metric.removesuffix("_accuracy")).get("accuracy"))
+    if metric == "leak_flattery":
+        return metric_of(run, "test_official_accuracy") - metric_of(run, "test_leak_free_accuracy")
+    validation = _split(run, "validation")
+    if metric == "validation_accuracy":
+        return _number(validation.get("accuracy"))
+    if metric == "macro_f1":
+        return _number(validation.get("macro_f1"))
+    if metric.startswith("recall_"):
+        name, classes = metric.removeprefix("recall_"), validation.get("classes") or {}
+        if classes and name not in classes:
+            raise ParameterError(
+                f"Metric {metric!r}: no class is called {name!r}, expected one of {', '.join(classes)}."
+            )
+        return _number(classes.get(name, {}).get("recall"))
+    return _from_history(run, metric)
+
+
+def _from_history(run: Run, metric: str) -> float:
+    if len(run.history) == 0:
+        return math.nan
+    history = run.history.set_index("epoch").astype(float)
+    accuracy = history["validation_accuracy"]
+    if metric == "best_validation_accuracy":
+        return float(accuracy.max())  # pandas leaves NaN out
+    if metric == "clean_gap":
+        gaps = history["train_clean_accuracy"] - accuracy
+        return math.nan if run.selected_epoch is None else float(gaps.get(run.selected_epoch, math.nan))
+    if metric == "late_loss_variability":
+        # Changes from epoch to epoch that arrive in the last half: so a steady fall is not taken for oscillation.
+        changes = history["validation_loss"].diff()[history.index > history.index.max() / 2]
+        return float(changes.std(ddof=1, skipna=False)) if len(changes) > 1 else math.nan
+    epoch = int(metric.rpartition("_")[2])
+    if metric.startswith("validation_accuracy_at_"):
+        return float(accuracy.get(epoch, math.nan))
+    if metric.startswith("best_validation_accuracy_from_"):
+        return float(accuracy[accuracy.index >= epoch].max())
+    return float(accuracy[accuracy.index > epoch].max() - accuracy[accuracy.index <= epoch].max())
+
+
+def arm_table(arms: Arms, metric: str) -> pd.DataFrame:
+    """One row a run: arm, seed, state, value (NaN where the run has none)."""
+    import pandas as pd
+
+    rows = [(arm, run.params.seed, run.state, metric_of(run, metric)) for arm, runs in arms.items() for run in runs]
+    return pd.DataFrame(rows, columns=["arm", "seed", "state", "value"])
+
+
+def arm_interval(values: Iterable[float], metric: str) -> Interval:
+    """An arm's mean with Student's t interval over seeds, or, for `at_chance`, its share of runs with Wilson's."""
+    values = list(values)
+    if metric != "at_chance" or len(values) < LEAST_SEEDS:
+        return mean_interval(values)
+    return Interval(sum(values) / len(values), *wilson(round(sum(values)), len(values)), len(values))
+
+
+def check_rule(rule: Any, arms: Iterable[str], metric: str) -> None:
+    """Raise ParameterError, one sentence, where a rule could not be evaluated on these arms."""
+    names = list(arms)
+    words(metric)
+    if not isinstance(rule, list | tuple) or not rule:
+        raise ParameterError(f"rule: expected a list of at least one condition, got {rule!r}.")
+    for number, condition in enumerate(rule, 1):
+        if fault := _fault(condition, names):
+            raise ParameterError(f"rule, condition {number}: {fault}{'' if fault.endswith('?') else '.'}")
+        words(condition.get("metric") or metric)
+
+
+def _fault(condition: Any, arms: list[str]) -> str | None:
+    """What is wrong with one condition; None where nothing is."""
+    if not isinstance(condition, Mapping):
+        return f"expected arm, direction and threshold, got {condition!r}"
+    for key in condition:
+        if key not in CONDITION_KEYS:
+            return f"unknown key {key!r}, expected {', '.join(CONDITION_KEYS)}{nearest(str(key), CONDITION_KEYS)}"
+    for key in ("arm", "direction", "threshold"):
+        if key not in condition:
+            return f"{key} is missing, expected arm, direction and threshold at least"
+    arm, against, threshold = condition["arm"], condition.get("against"), condition["threshold"]
+    for key, name in (("arm", arm), ("against", arm if against is None else against)):
+        if name not in arms:
+            return f"{key} {name!r} is not an arm, expected one of {', '.join(arms)}{nearest(str(name), arms)}"
+    if arm == against:
+        return f"arm {arm!r} is compared with itself, expected another one"
+    if condition["direction"] not in ("above", "below"):
+        return f"direction expected above or below, got {condition['direction']!r}"
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        return f"threshold expected a number (in YAML 0.001, not 1e-3), got {threshold!r}"
+    return None
+
+
+def describe(condition: Mapping[str, Any], metric: str, paired: bool = True) -> str:
+    """The condition in words: "gap of dropout below gap of batch_norm by more than 0.05 (paired over seeds, …)"."""
+    metric = condition.get("metric") or metric
+    name, arm, direction, t = words(metric), condition["arm"], condition["direction"], float(condition["threshold"])
+    share = metric == "at_chance"
+    if condition.get("against") is None:
+        how = "Wilson's 95 % interval" if share else "mean over seeds, 95 % interval"
+        return f"{name} of {arm} {direction} {t:g} ({how})"
+    # Beyond the threshold on its own side of zero it is "by more than"; across zero the wording has to turn round.
+    if t == 0:
+        relation, amount = direction, ""
+    elif (t > 0) == (direction == "above"):
+        relation, amount = direction, f" by more than {abs(t):g}"
+    else:
+        relation, amount = f"not {'above' if t > 0 else 'below'}", f" by {abs(t):g} or more"
+    how = "Newcombe's 95 % interval" if share else f"{'paired' if paired else 'unpaired'} over seeds, 95 % interval"
+    return f"{name} of {arm} {relation} {name} of {condition['against']}{amount} ({how})"
+
+
+def evaluate(arms: Arms, metric: str, rule: Sequence[Mapping[str, Any]], sample: bool) -> Verdict:
+    """Judge a claim: supported if every condition is, not supported if any is not, else inconclusive.
+
+    A condition's value is arm − against: paired where both arms have the same seeds, else Welch's interval; Newcombe's
+    for `at_chance`; without `against` the arm's own mean. `above` t is supported where the whole 95 % interval lies
+    above t and not supported where it lies below t; `below` the other way round; else, and with fewer than two seeds,
+    inconclusive.
+
+    Raises
+    ------
+    ParameterError : see `check_rule`
+    """
+    check_rule(rule, arms, metric)
+    outcomes = tuple(_outcome(arms, metric, condition, sample) for condition in rule)
+    verdicts = {outcome.verdict for outcome in outcomes}
+    verdict = next((v for v in (ON_SAMPLE, NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts), SUPPORTED)
+    notes = dict.fromkeys(
+        f"{words(o.metric)} of {o.arm}{f' and {o.against}' if o.against else ''}: {o.excluded} "
+        f"{'run has' if o.excluded == 1 else 'runs have'} no value and {'is' if o.excluded == 1 else 'are'} left out"
+        for o in outcomes
+        if o.excluded
+    )
+    first = outcomes[0]
+    text = "; and ".join(outcome.rule for outcome in outcomes)
+    return Verdict(first.effect, first.low, first.high, first.n, text, verdict, outcomes, "; ".join(notes))
+
+
+def _outcome(arms: Arms, metric: str, condition: Mapping[str, Any], sample: bool) -> Outcome:
+    metric, against = condition.get("metric") or metric, condition.get("against")
+    arm, direction, threshold = condition["arm"], condition["direction"], float(condition["threshold"])
+    by_seed = [sorted(arms[name], key=lambda run: run.params.seed) for name in (arm, against) if name]
+    values, others = ([metric_of(run, metric) for run in runs] for runs in [*by_seed, []][:2])
+    seeds = [[run.params.seed for run in runs] for runs in by_seed]
+    paired = len(seeds) == 2 and seeds[0] == seeds[1] and len(set(seeds[0])) == len(seeds[0])
+    if not against:
+        interval = arm_interval(values, metric)
+    elif metric == "at_chance":
+        interval = newcombe(round(sum(values)), len(values), round(sum(others)), len(others))
+    elif paired:
+        interval = mean_interval(value - other for value, other in zip(values, others, strict=True))
+    else:
+        interval = welch_interval(values, others)
+    excluded = sum(math.isnan(value) for value in [*values, *others])
+    verdict = ON_SAMPLE if sample else _judge(interval, direction, threshold)
+    sentence = describe(condition, metric, paired or not against)
+    effect, low, high, n = interval
+    return Outcome(sentence, verdict, metric, arm, against, direction, threshold, effect, low, high, n, excluded)
+
+
+def _judge(interval: Interval, direction: str, threshold: float) -> str:
+    if interval.n < LEAST_SEEDS or interval.low is None or interval.high is None:
+        return INCONCLUSIVE
+    beyond, short = interval.low > threshold, interval.high < threshold
+    if direction == "below":
+        beyond, short = short, beyond
+    return SUPPORTED if beyond else NOT_SUPPORTED if short else INCONCLUSIVE
+
+
+def _split(run: Run, split: str) -> dict[str, Any]:
+    return run.metrics.get(split) or {}
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,684 @@
+"""What the notebooks call: parameters in, runs out, and what a page shows of them.
+
+Nothing here trains or measures by itself: it joins the modules that do, so that a notebook's cell is a line or two.
+What a cell shows follows from parameters, data and runs alone: no clock, no path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from fer_core import artifacts, augment, claims, data, devices, evaluation, explain, networks, plots, schema, training
+from fer_core.artifacts import Run, settings
+from fer_core.data import Faces
+from fer_core.schema import FerError, Params
+
+
+class Table(pd.DataFrame):
+    """A DataFrame that a page shows whole: every row, no cell cut short."""
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> Table:
+        """Rows under `columns`, the first of which names the rows."""
+        return cls(list(rows), columns=list(columns)).set_index(columns[0])
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
+            return self.to_html(border=0, na_rep="–")
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.6123 as "61.2 %"; a dash where there is no value."""
+    return "–" if share is None or not np.isfinite(share) else f"{share * 100:.{digits}f}\u00a0%"
+
+
+def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> str:
+    """(value, low, high, …) as "61.2 % [59.6, 62.8]"; differences of shares in points, losses in nats."""
+    value, low, high = found[:3]
+    if value is None or not np.isfinite(value):
+        return "no value"
+    unit = claims.unit(metric)
+    digits, scale = (3, 1) if unit == "nats" else (1, 100)
+    unit = " points" if change and unit == "%" else "\u00a0%" if unit == "%" else f" {unit}"
+    text = f"{value * scale:{'+' if change else ''}.{digits}f}{unit}"
+    text += f" [{low * scale:.{digits}f}, {high * scale:.{digits}f}]" if low is not None and high is not None else ""
+    return text.replace("-", "\u2212")
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> str:
+    return interval([metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]])
+
+
+def _over_seeds(runs: Iterable[Run], metric: str) -> str:
+    return interval(claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric), metric)
+
+
+def _sentence(text: str) -> Markdown:
+    drawn = " (on drawn sample data, which says nothing about FER2013)" if settings().sample else ""
+    return Markdown(f"{text}{drawn}.")
+
+
+# -- data and parameters
+
+
+@functools.lru_cache(maxsize=2)
+def _faces(path: Path | None, store: Path) -> Faces:
+    return data.open_faces(path, store)
+
+
+def open_faces() -> Faces:
+    """The images that FER_DATA names, or the drawn sample; opened once a session."""
+    return _faces(settings().data, settings().store)
+
+
+def parameters(notebook: str, names: Mapping[str, Any]) -> Params:
+    """The parameters of this notebook among `names` (its `globals()`), checked, all layers applied.
+
+    Over them come the sample's ceilings (params/sample.yaml) where the data is drawn, then FER_SET. The first of
+    `seeds` becomes `seed`, that of the run which a page shows in detail.
+
+    Raises
+    ------
+    ParameterError: a value of the wrong type or out of range.
+    """
+    known, setting = schema.notebook_parameters(notebook), settings()
+    values = schema.check({n: names[n] for n in known if n in names}, f"notebooks/{notebook}.ipynb", known)
+    params = schema.resolve(values, setting.sample, {k: v for k, v in setting.set_values.items() if k in known})
+    return dataclasses.replace(params, seed=params.seeds[0])
+
+
+def parameter_table(params: Params, notebook: str) -> Table:
+    """The parameters of this page: those of the notebook's own cell and all others that are not at their default."""
+    own = schema.notebook_defaults(notebook)
+    defaults = {name: own.get(name, getattr(schema.DEFAULTS, name)) for name in schema.notebook_parameters(notebook)}
+    params, _ = devices.resolve(params, settings().device)
+    rows = []
+    for name in sorted(defaults, key=lambda name: name not in own):
+        value, default = getattr(params, name), defaults[name]
+        if name in own or value != default:
+            mark = "" if value == default or default == "auto" else "◂ differs"
+            rows.append((name, _plain(value), _plain(default), mark, schema.SPECS[name].about))
+    return Table.of(rows, ["parameter", "value", "notebook's default", "", "what it is"])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def network_table(params: Params) -> Table:
+    """The network that `params` describe: layers, output shapes, parameters, multiply-adds, and their sums."""
+    faces = open_faces()
+    network = networks.build(params, faces.image_size, faces.channels, len(faces.classes))
+    layers = explain.layer_table(network, faces.image_size, faces.channels)
+    rows = [*layers.itertuples(index=False), ("all", "", layers["parameters"].sum(), layers["multiply_adds"].sum())]
+    columns = ["layer", "output shape", "parameters", "multiply-adds"]
+    return Table.of([(*row[:2], f"{row[2]:,}", f"{row[3]:,}") for row in rows], columns)
+
+
+def sanity_checks(params: Params) -> None:
+    """Show, folded, checks that take seconds and tell a broken loop from a hard problem."""
+    checks = pd.DataFrame(training.sanity_checks(params, open_faces()))
+    failed = checks.loc[~checks["ok"].astype(bool), "check"]
+    line = f"Of {len(checks)} checks before training "
+    line += f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold."
+    table = checks.assign(ok=["yes" if ok else "no" for ok in checks["ok"]]).to_html(index=False, border=0)
+    display({"text/html": f"<details><summary>{line}</summary>{table}</details>", "text/plain": line}, raw=True)
+
+
+# -- training
+
+
+class _Log:
+    """A training's log: one output that grows while epochs come, and ends as what the runs' artifacts say."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.handle = display(self._content("starting", "", ""), raw=True, display_id=True)
+
+    @staticmethod
+    def _content(line: str, text: str, state: str) -> dict[str, str]:
+        body = f"<details{state}><summary>{line}</summary><pre>{text}</pre></details>"
+        return {"text/html": body, "text/plain": f"{line}\n{text}".strip()}
+
+    def show(self, line: str, text: str, state: str = "") -> None:
+        if self.handle is not None:  # None outside a notebook
+            self.handle.update(self._content(line, text, state), raw=True)
+
+    def epoch(self, row: dict[str, Any], what: str) -> None:
+        """What `training.train_or_load` reports: a row of the history, or that it resumes."""
+        if "epoch" in row:
+            self.rows.append(row)
+        at = row.get("epoch") or f"{row['resuming']} (resuming)"
+        self.show(f"{what}epoch {at} of {row['epochs']}", epoch_lines(pd.DataFrame(self.rows)), " open")
+
+    def obtain(self, params: Params, what: str = "") -> Run:
+        self.rows = []
+        limit = params.time_limit_minutes
+        run = training.train_or_load(params, settings(), open_faces(), lambda row: self.epoch(row, what), limit)
+        if not run.metrics:
+            raise FerError("time_limit_minutes ended before the first epoch did: allow more.")
+        return run
+
+
+def epoch_lines(history: pd.DataFrame) -> str:
+    """The log as text, a line an epoch; a dash where a value is missing or not a number."""
+    form = "{:>5} {:>9}  {:>10} {:>8}  {:>15} {:>8}".format
+    lines = [form("epoch", "rate", "train loss", "accuracy", "validation loss", "accuracy")]
+    names = ("learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    for row in history.to_dict("records"):
+        numbers = ["–" if pd.isna(row[n]) else f"{row[n]:.{6 if n == 'learning_rate' else 4}f}" for n in names]
+        lines.append(form(int(row["epoch"]), *numbers))
+    return "\n".join(lines)
+
+
+def train_or_load(params: Params) -> Run:
+    """The run of these parameters: loaded where it is finished, resumed where it was broken off, else trained.
+
+    While it trains, the cell shows its epochs; what stays is the log printed from `run.history`, the same whichever
+    of the three it was. `run` has .history, .metrics, .predictions, .selected_epoch and .state.
+    """
+    log = _Log()
+    run = log.obtain(params)
+    line = (
+        f"{len(run.history)} of {params.epochs} epochs, {run.state}; the weights of epoch {run.selected_epoch} are kept"
+    )
+    if run.state == "cut":
+        line += "; time_limit_minutes stopped it: what this page says is about an unfinished run"
+    log.show(line, epoch_lines(run.history))
+    return run
+
+
+def train_seeds(params: Params) -> list[Run]:
+    """The runs of all `seeds`; the first is the one shown in detail, the others tell how much of it is chance."""
+    log, runs, lines = _Log(), [], []
+    for seed in params.seeds:
+        run = log.obtain(dataclasses.replace(params, seed=seed), f"seed {seed}: ")
+        accuracy = percent(run.metrics["validation"]["accuracy"])
+        runs.append(run)
+        lines.append(f"seed {seed}: {run.state}, {len(run.history)} epochs, validation accuracy {accuracy}")
+    log.show(f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}", "\n".join(lines))
+    return runs
+
+
+def score_test(params: Params, runs: Sequence[Run]) -> list[Run]:
+    """The runs with their test metrics, where `params.score_test` lets this page look; else as they are."""
+    return [training.score_test(run, open_faces()) for run in runs] if params.score_test else list(runs)
+
+
+# -- what came of it
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One run's answers on the split that a page reports: the test where it may be looked at, else validation."""
+
+    run: Run
+    split: str
+    predictions: pd.DataFrame  # image_id, split, label, p_<class> …; labelled images only
+    classes: tuple[str, ...]
+    metrics: dict[str, Any]
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float (n, k)"""
+        return self.predictions[evaluation.probability_columns(self.predictions)].to_numpy(float)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int (n,)"""
+        return self.predictions["label"].to_numpy(int)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """int (k, k), true by predicted"""
+        return evaluation.confusion(self.labels, evaluation.predicted_labels(self.probabilities), len(self.classes))
+
+    @property
+    def calibration(self) -> pd.DataFrame:
+        """For plots.reliability."""
+        return evaluation.calibration(self.probabilities, self.labels)
+
+
+def _may_show_test(params: Params, run: Run) -> bool:
+    # Not `run.scored` alone: another page may have scored the run, and this page must not change by that.
+    return params.score_test and run.scored
+
+
+def answers(params: Params, run: Run) -> Answers:
+    """The run's answers on the test set where this page may score it, else on its validation images."""
+    split, classes = "test" if _may_show_test(params, run) else "validation", open_faces().classes
+    rows = run.predictions[(run.predictions["split"] == split) & (run.predictions["label"] < len(classes))]
+    metrics = run.metrics["test_official" if split == "test" else "validation"]
+    return Answers(run, split, rows.reset_index(drop=True), classes, metrics)
+
+
+def scores(params: Params, run: Run) -> dict[str, Any]:
+    """metrics.json without the test's part where this page may not look at it."""
+    allowed = _may_show_test(params, run)
+    return {name: part for name, part in run.metrics.items() if allowed or not name.startswith("test_")}
+
+
+def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
+    """Test accuracy of each seed, official and leak-free, with the interval of sampling images; below, over seeds."""
+    if not _may_show_test(params, runs[0]):
+        why = "there are no labelled test images" if params.score_test else "this page decides on validation"
+        return Markdown(f"The test set was not looked at: {why}.")
+    splits = {"test_official": "official", "test_leak_free": "leak-free"}
+    rows = [(f"seed {run.params.seed}", *(_accuracy(run.metrics[split]) for split in splits)) for run in runs]
+    rows.append((f"mean over {len(runs)} seeds", *(_over_seeds(runs, f"{split}_accuracy") for split in splits)))
+    return Table.of(rows, ["", *(f"{name} (n = {runs[0].metrics[split]['n']:,})" for split, name in splits.items())])
+
+
+def gap_sentence(run: Run) -> Markdown:
+    """The generalisation gap in words, at the epoch that is kept."""
+    gap, clean = run.metrics.get("gap"), run.metrics.get("train_clean_accuracy")
+    if gap is None:
+        return Markdown("This run has no generalisation gap: no epoch was trained to its end.")
+    text = (
+        f"At epoch {run.selected_epoch} training accuracy, as trained, is {percent(run.metrics['train_accuracy'])}: "
+        f"{abs(gap) * 100:.1f} points {'above' if gap >= 0 else 'below'} validation accuracy."
+    )
+    more = f" Without transforms and Dropout the network is right on {percent(clean)} of the same images."
+    return Markdown(text + more * (clean is not None))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Single images worth a look: id, label and answer of each, the images themselves, and a title each."""
+
+    table: Table
+    images: np.ndarray
+    titles: list[str]
+    finding: str
+
+
+def _pictures(rows: pd.DataFrame, finding: str) -> Pictures:
+    faces = open_faces()
+    names = np.array(faces.classes)
+    sure = [percent(share, 0) for share in rows["confidence"]]
+    lines = list(zip(rows["image_id"], names[rows["label"]], names[rows["predicted"]], sure, strict=True))
+    images = faces.images[pd.Index(faces.ids).get_indexer(rows["image_id"])]
+    titles = [f"{true}\n→ {answer}\n{share}" for _, true, answer, share in lines]
+    return Pictures(Table.of(lines, ["image_id", "true", "predicted", "confidence"]), images, titles, finding)
+
+
+def confident_mistakes(found: Answers, n: int = 16) -> Pictures:
+    """The n wrong answers of which the network was surest."""
+    rows = evaluation.most_confident_mistakes(found.predictions, n)
+    least = percent(rows["confidence"].min(), 0)
+    return _pictures(rows, f"The {len(rows)} surest mistakes are given at least {least}" if len(rows) else "No mistake")
+
+
+def least_certain(found: Answers, n: int = 16) -> Pictures:
+    """The n images of which the network knew least."""
+    rows = evaluation.least_certain(found.predictions, n)
+    most = percent(rows["confidence"].max(), 0)
+    return _pictures(rows, f"No class is given more than {most} on the {len(rows)} least certain images")
+
+
+def grad_cam(found: Answers, pictures: Pictures) -> np.ndarray:
+    """Where the network looked for the answer it gave: float (n, h, w) in 0–1, for plots.images_grid(heat=…)."""
+    network = training.load_network(found.run, open_faces())
+    classes = torch.tensor([found.classes.index(name) for name in pictures.table["predicted"]], dtype=torch.long)
+    with devices.ready("cpu", int(found.run.params.threads)):
+        return explain.grad_cam(network, training.to_input(pictures.images, found.run), classes).numpy()
+
+
+def finding(params: Params, runs: Sequence[Run]) -> Markdown:
+    """The page in one sentence, with its number, n, split and interval."""
+    run, found = runs[0], answers(params, runs[0])
+    m, metric = found.metrics, "validation_accuracy"
+    text = f"{run.params.network} (seed {run.params.seed}) {'never left chance level: it ' * (run.state == 'diverged')}"
+    text += f"is right on {_accuracy(m)} of the {m['n']:,} "
+    if found.split == "test":
+        free, metric = run.metrics["test_leak_free"], "test_official_accuracy"
+        text += f"official test images and on {_accuracy(free)} of the {free['n']:,} that have no copy in Training or "
+        text += "PublicTest"
+    else:
+        text += "validation images"
+    if len(runs) > 1:
+        text += f"; over {len(runs)} seeds the mean is {_over_seeds(runs, metric)}"
+    if run.state == "cut":
+        text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
+    return _sentence(text)
+
+
+def ensemble(params: Params, runs: Sequence[Run]) -> Table:
+    """The networks of all seeds answering together, their probabilities averaged, beside the mean of single ones."""
+    found, faces = [answers(params, run) for run in runs], open_faces()
+    together, labels = np.mean([a.probabilities for a in found], axis=0), found[0].labels
+    parts = {"validation": np.ones(len(labels), bool)}
+    if found[0].split == "test":
+        split = data.make_split(faces)  # leak-free is the same set for every split
+        free = np.isin(found[0].predictions["image_id"], faces.ids[split.test[split.leak_free]])
+        parts = {"test_official": np.ones(len(labels), bool), "test_leak_free": free}
+    rows = []
+    for name, part in parts.items():
+        m = evaluation.metrics(together[part], labels[part], faces.classes)
+        rows.append((name.replace("_", " "), f"{m['n']:,}", _over_seeds(runs, f"{name}_accuracy"), _accuracy(m)))
+    return Table.of(rows, ["images", "n", f"mean of {len(runs)} networks [over seeds]", "all together [over images]"])
+
+
+def selection_optimism(runs: Sequence[Run]) -> Table:
+    """What picking the best epoch on the very images that are reported would have added, on validation images."""
+    rows = []
+    for run in runs:
+        last = claims.metric_of(run, f"validation_accuracy_at_{len(run.history)}")
+        best = claims.metric_of(run, "best_validation_accuracy")
+        gained = interval([best - last, None, None], change=True)
+        rows.append((f"seed {run.params.seed}", percent(last), percent(best), gained))
+    return Table.of(rows, ["", "last epoch", "best epoch", "gained by the choice"])
+
+
+# -- exploration
+
+AUDIT = {
+    "images": "images",
+    "duplicate_groups": "groups of images with exactly the same pixels",
+    "redundant_copies": "copies beyond the first of each group",
+    "conflicting_groups": "groups whose copies disagree on the label",
+    "low_contrast": "images with next to no contrast",
+    "private_copies_of_training": "PrivateTest images that are exact copies of Training images",
+    "private_copies_of_public": "PrivateTest images that are exact copies of PublicTest images",
+    "private_copies": "PrivateTest images that are copies of either",
+    "public_copies_of_training": "PublicTest images that are exact copies of Training images",
+    "leak_free": "PrivateTest images without a copy in Training or PublicTest (leak-free)",
+    "unlabelled": "images without a label",
+}
+
+
+def class_counts(faces: Faces, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Images of each class (rows) in each part (columns), whose indices `parts` holds."""
+    k = len(faces.classes)
+    counts = {name: np.bincount(faces.labels[rows], minlength=k)[:k] for name, rows in parts.items()}
+    return pd.DataFrame(counts, index=list(faces.classes))
+
+
+def mean_faces(faces: Faces, rows: np.ndarray) -> np.ndarray:
+    """The mean image of each class among `rows`: float (k, h, w[, 3]), 0–255; a class without images is black."""
+    of = [rows[faces.labels[rows] == code] for code in range(len(faces.classes))]
+    return np.stack([faces.images[r].mean(0) if len(r) else np.zeros(faces.images.shape[1:]) for r in of])
+
+
+def augmented(image: np.ndarray, n: int, **transforms: Any) -> np.ndarray:
+    """What training transforms make of one image in n epochs: uint8 (n, h, w[, 3])."""
+    params = Params().replace(**transforms)
+    numbers = torch.cat([augment.draw(params, 1, 0, epoch) for epoch in range(1, n + 1)])
+    changed = augment.apply(training.channels_first(np.stack([image] * n)), numbers, params)
+    return changed.permute(0, 2, 3, 1).squeeze(3).round().clamp(0, 255).byte().numpy()
+
+
+def audit_table(audit: Mapping[str, int]) -> Table:
+    """`data.audit` in words."""
+    return Table.of(
+        [(words, f"{audit[name]:,}") for name, words in AUDIT.items()], ["counted by exact pixels", "found"]
+    )
+
+
+def near_table(near: Mapping[str, list[Any]]) -> pd.DataFrame:
+    """`data.near_copies` for plots.near_copy_curve."""
+    names = {"threshold": "threshold", "further": "n", "mirrored": "mirrored", "labels_agree": "agreement"}
+    return pd.DataFrame({new: near[old] for old, new in names.items()}).astype({"agreement": float})
+
+
+def torn_table(faces: Faces) -> Table:
+    """Copies torn apart between training and validation, by each way of splitting."""
+    rows = []
+    for kind in schema.SPECS["split"].choices:
+        split = data.make_split(faces, kind)
+        torn, n = data.torn_copies(faces, split), len(split.validation)
+        rows.append((kind, f"{len(split.train):,}", f"{n:,}", f"{torn:,}", percent(torn / n)))
+    return Table.of(rows, ["split", "training", "validation", "of which have a copy in training", "share"])
+
+
+def data_finding(faces: Faces, audit: Mapping[str, int]) -> Markdown:
+    """The exploration in one sentence."""
+    n = int((faces.usage == data.PRIVATE).sum())
+    return _sentence(
+        f"{audit['private_copies']:,} of the {n:,} test images are exact copies of images in Training or PublicTest "
+        f"({audit['private_copies_of_training']:,} of Training images), so every test accuracy stands here twice: "
+        f"official (n = {n:,}) and leak-free (n = {audit['leak_free']:,})"
+    )
+
+
+# -- claims
+
+
+def analysis(params: Params) -> Claim | Summary:
+    """The claim that `params` state or, where they name no arms, the summary of all claims: the same methods."""
+    return Claim(params) if params.arms else Summary()
+
+
+class Claim:
+    """One claim: its arms, its runs once `train` got them, and what they say by the rule."""
+
+    def __init__(self, params: Params) -> None:
+        claims.check_rule(params.rule, params.arms, params.metric)
+        self.params, self.metric, s = params, params.metric, settings()
+        self.wanted = {
+            name: schema.arm_params(arm, params.seeds, s.sample, s.set_values) for name, arm in params.arms.items()
+        }
+        self.runs: dict[str, list[Run]] = {}
+        self.cut = 0
+
+    def question(self) -> Markdown:
+        """Claim, question and primary metric."""
+        told = {"Claim": self.params.claim, "Question": self.params.question, "Metric": claims.words(self.metric)}
+        return Markdown("\n\n".join(f"**{name}:** {text}" for name, text in told.items()))
+
+    def arms(self) -> Table:
+        """The runs compared: base page, what differs from it, epochs, seeds."""
+        rows = []
+        for name, arm in self.params.arms.items():
+            changes = ", ".join(f"{k} {_plain(v)}" for k, v in (arm.get("set") or {}).items())
+            rows.append((name, arm["page"], changes or "–", self.wanted[name][0].epochs, _plain(self.params.seeds)))
+        return Table.of(rows, ["arm", "base page", "what differs", "epochs", "seeds"])
+
+    def conditions_in_words(self) -> list[str]:
+        return [claims.describe(condition, self.metric) for condition in self.params.rule]
+
+    def rule(self) -> Markdown:
+        """The verdict's rule, as it was written down before the runs."""
+        conditions = "\n".join(f"1. {text}" for text in self.conditions_in_words())
+        return Markdown(f"The claim is **supported** if all of this holds:\n\n{conditions}")
+
+    def train(self) -> None:
+        """Load, resume or train every run of every arm; what stays in the cell is the state of each."""
+        log, states, n = _Log(), Counter[str](), sum(map(len, self.wanted.values()))
+        lines: list[str] = []
+        for name, wanted in self.wanted.items():
+            self.runs[name] = []
+            for params in wanted:
+                limited = dataclasses.replace(params, time_limit_minutes=self.params.time_limit_minutes)
+                run = log.obtain(limited, f"run {len(lines) + 1} of {n}, {name}, seed {params.seed}: ")
+                states[run.state] += 1
+                lines.append(f"{name}, seed {params.seed}: {run.state}")
+                if run.finished:
+                    self.runs[name].append(training.score_test(run, open_faces()) if self.shows_test else run)
+        self.cut = states["cut"]
+        log.show(f"{n} runs: " + ", ".join(f"{count} {state}" for state, count in states.items()), "\n".join(lines))
+
+    @functools.cached_property
+    def shows_test(self) -> bool:
+        """Whether this page may score the test, or ranks whole pages that score these very runs themselves."""
+        if self.params.score_test or self.metric != "validation_accuracy":
+            return self.params.score_test
+        s, whole = settings(), []
+        for arm in self.params.arms.values():
+            base = schema.resolve_page(schema.load_page(arm["page"]), s.sample, s.set_values)
+            whole.append(base.score_test and not arm.get("set") and set(self.params.seeds) <= set(base.seeds))
+        return all(whole)
+
+    def curves(self) -> None:
+        """Validation accuracy by epoch and, where the metric is another column's, that one."""
+        own = {"gap": "gap", "clean_gap": "gap", "late_loss_variability": "validation_loss"}.get(self.metric)
+        for column in filter(None, [own, "validation_accuracy"]):
+            axes = plots.arm_curves({name: [_history(run) for run in runs] for name, runs in self.runs.items()}, column)
+            lead = (
+                f"{column.replace('_', ' ').capitalize()} by epoch; a thin line a run, a thick one the mean of an arm."
+            )
+            source = "train_accuracy − validation_accuracy" if column == "gap" else column
+            plots.show(axes, f"{lead} {plots.title(axes)}.", f"history.csv of every run: epoch, {source}")
+
+    def values(self) -> None:
+        """Each run's value of the primary metric, and each arm's mean."""
+        axes = plots.arm_values(claims.arm_table(self.runs, self.metric), self.metric)
+        lead = "A dot is a run, a diamond the mean of an arm with its interval."
+        plots.show(axes, f"{lead} {plots.title(axes)}.", "metrics.json and history.csv of every run")
+
+    @functools.cached_property
+    def judged(self) -> claims.Verdict:
+        """Effect and verdict, computed from the runs' artifacts."""
+        return claims.evaluate(self.runs, self.metric, self.params.rule, settings().sample)
+
+    def effect(self, number: int = 0) -> str:
+        """A condition's effect with its interval over seeds; the first condition is the claim's main one."""
+        found = self.judged.conditions[number]
+        return interval([found.effect, found.low, found.high], found.metric, change=found.against is not None)
+
+    def conditions(self) -> Table:
+        """Each condition of the rule: effect, interval over seeds, verdict."""
+        rows = [(c.rule, self.effect(i), c.n, c.verdict) for i, c in enumerate(self.judged.conditions)]
+        return Table.of(rows, ["condition", "effect [95 % over seeds]", "n", "verdict"])
+
+    def verdict(self) -> Markdown:
+        """The verdict, and what was left out."""
+        cut = f"{self.cut} runs were cut by time_limit_minutes and are left out: run the page again to finish them"
+        notes = [f" {note}." for note in (self.judged.note, cut * bool(self.cut)) if note]
+        return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}")
+
+    def secondary(self) -> Table:
+        """Further metrics of each arm, mean and interval over seeds; all recalls where the claim is about one."""
+        if self.metric.startswith("recall_"):
+            names = open_faces().classes
+            table = {
+                arm: {n: np.mean([claims.metric_of(run, f"recall_{n}") for run in runs]) for n in names}
+                for arm, runs in self.runs.items()
+            }
+            axes = plots.class_recalls(pd.DataFrame(table))
+            plots.show(axes, f"Recall of each class by arm. {plots.title(axes)}.", "metrics.json: validation, classes")
+        if len({wanted[0].split for wanted in self.wanted.values()}) > 1:
+            display(torn_table(open_faces()))
+        metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", "gap", "clean_gap"]
+        metrics += ["late_loss_variability", "at_chance"]
+        metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
+        rows = [(name, *(_over_seeds(runs, metric) for metric in metrics)) for name, runs in self.runs.items()]
+        return Table.of(rows, ["arm", *map(claims.words, metrics)])
+
+    def finding(self) -> Markdown:
+        """The page in one sentence."""
+        first = self.judged.conditions[0]
+        against = f" against {first.against}" if first.against else ""
+        text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of {first.arm}{against} is "
+        return _sentence(f"{text}{self.effect()}, n = {first.n} seeds")
+
+
+def _history(run: Run) -> pd.DataFrame:
+    return run.history.assign(gap=run.history["train_accuracy"] - run.history["validation_accuracy"])
+
+
+class Summary:
+    """All claims side by side, from runs that are finished; it trains none."""
+
+    def __init__(self) -> None:
+        s, names = settings(), [name for name in schema.page_names() if name.startswith("05_analysis/")]
+        pages = {name: schema.resolve_page(schema.load_page(name), s.sample, s.set_values) for name in names}
+        self.claims = {name: Claim(params) for name, params in pages.items() if params.arms}
+        for claim in self.claims.values():
+            claim.runs = {arm: [r for p in wanted if (r := _finished(p))] for arm, wanted in claim.wanted.items()}
+
+    def _whole(self, claim: Claim) -> bool:
+        n = sum(run.scored or not claim.params.score_test for runs in claim.runs.values() for run in runs)
+        return n == sum(map(len, claim.wanted.values()))
+
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """claim, page, effect, low, high, n, rule, verdict: claims.csv, and a row for those not yet run."""
+        rows: list[dict[str, Any]] = []
+        for name, claim in self.claims.items():
+            row = {"claim": claim.params.claim, "page": name, "n": 0, "verdict": "not yet run"}
+            rows.append(row | (dataclasses.asdict(claim.judged) if self._whole(claim) else {}))
+        return pd.DataFrame(rows, columns=list(artifacts.CLAIM_COLUMNS))
+
+    def _counts(self) -> str:
+        counts = self.table["verdict"].value_counts()
+        return ", ".join(f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items())
+
+    def question(self) -> Markdown:
+        """What this page is."""
+        return Markdown(f"**Question:** of the {len(self.claims)} claims of this study, which does the data support?")
+
+    def arms(self) -> Table:
+        """Every claim with its metric, arms and seeds."""
+        rows = [(c.params.claim, claims.words(c.metric), ", ".join(c.wanted), len(c.params.seeds)) for c in self._all]
+        return Table.of(rows, ["claim", "metric", "arms", "seeds"])
+
+    @property
+    def _all(self) -> list[Claim]:
+        return list(self.claims.values())
+
+    def rule(self) -> Table:
+        """The rules, as they were written down before the runs."""
+        rows = [(c.params.claim, "; and ".join(c.conditions_in_words())) for c in self._all]
+        return Table.of(rows, ["claim", "supported if"])
+
+    def train(self) -> Markdown:
+        """Nothing is trained here: which claims have all their runs."""
+        missing = self.table.loc[self.table["verdict"] == "not yet run", "page"]
+        text = (
+            f"This page trains nothing: {len(self._all) - len(missing)} of {len(self._all)} claims have all their runs."
+        )
+        return Markdown(text + (f" Not yet run: {', '.join(missing)}." if len(missing) else ""))
+
+    def curves(self) -> None:
+        """Every claim's effect with its interval."""
+        axes = plots.claim_effects(self.table)
+        plots.show(axes, f"The effect of each claim with its interval. {plots.title(axes)}.", "claims.csv")
+
+    def values(self) -> Table:
+        """How many claims came to which verdict."""
+        return Table.of(self.table["verdict"].value_counts().items(), ["verdict", "claims"])
+
+    def conditions(self) -> Table:
+        """Effect, interval and verdict of each claim, by its first condition."""
+        rows = []
+        for (name, claim), verdict, n in zip(self.claims.items(), self.table["verdict"], self.table["n"], strict=True):
+            rows.append((claim.params.claim, name, claim.effect() if self._whole(claim) else "–", n, verdict))
+        return Table.of(rows, ["claim", "page", "effect [95 % over seeds]", "n", "verdict"])
+
+    def verdict(self) -> Markdown:
+        """What to make of the table."""
+        return Markdown(
+            f"**Of {len(self._all)} claims {self._counts()}.** An effect short of its threshold proves nothing."
+        )
+
+    def secondary(self) -> Markdown:
+        """Where the further metrics are."""
+        return Markdown("Further metrics stand on the claims' own pages.")
+
+    def finding(self) -> Markdown:
+        """The page in one sentence."""
+        return _sentence(f"Of {len(self._all)} claims {self._counts()}")
+
+
+def _finished(params: Params) -> Run | None:
+    params, device = devices.resolve(params, settings().device)
+    key = artifacts.run_key(params, open_faces().data_hash, device)
+    return artifacts.find_run(params, key, settings().store, settings().published)

@@ -1,0 +1,646 @@
+"""The report's figures: arrays and tables in, Axes out, each with a title that states what it shows, computed.
+
+Every function makes one figure and returns its Axes (or an array of them); `show` puts it into the page with its alt
+text and source. Emotions keep their colours throughout; train, validation and the arms of a claim have others, so that
+no line is taken for an emotion. Figures are narrow and letters large: a phone shows them at half their size.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from fer_core.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, arm_interval, unit, words
+from fer_core.evaluation import calibration_error
+from fer_core.schema import EMOTIONS
+
+OKABE_ITO = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#0072B2", "#56B4E9", "#4D4D4D")
+INK, GREY = "#1f1f1f", "#6e6e6e"
+TRAIN, VALIDATION = "#8a6d3b", "#4b2a8a"
+ARM_COLOURS = ("#4b2a8a", "#0b6e4f", "#9b1d52", "#7a5c00", "#2f5d8a", "#555555")
+ARM_STYLES = ("-", "--", ":")
+VERDICT_COLOURS = {SUPPORTED: "#0b6e4f", NOT_SUPPORTED: "#9b1d52", INCONCLUSIVE: GREY}
+WIDTH, DPI = 6.0, 110  # inches; 660 pixels
+TITLE_LETTERS = 60  # that fit into WIDTH
+FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
+FEW_EPOCHS = 4  # fewer are marked with dots: a line of one epoch would not be seen
+# DejaVu comes with matplotlib, so that every machine draws the same letters.
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.labelsize": 10, "axes.titlesize": 10,
+    "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "figure.titlesize": 11, "figure.titleweight": "bold",
+    "figure.constrained_layout.use": True, "figure.constrained_layout.w_pad": 0.09,
+    "figure.constrained_layout.h_pad": 0.06, "figure.dpi": DPI, "figure.facecolor": "white",
+    "savefig.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
+    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.grid": False,
+    "axes.axisbelow": True, "grid.color": "#d9d9d9", "lines.linewidth": 1.8, "axes.xmargin": 0.02,
+}  # fmt: skip
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Draw with STYLE, and leave the caller's rcParams as they were."""
+
+    @functools.wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        with plt.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return drawn
+
+
+def palette(classes: Sequence[str]) -> dict[str, str]:
+    """Colour of each class: an emotion keeps its own wherever it stands; other classes take the free ones in order."""
+    own = dict(zip(EMOTIONS, OKABE_ITO, strict=True))
+    free = [colour for name, colour in own.items() if name not in classes] or list(OKABE_ITO)
+    rest = [name for name in classes if name not in own]
+    return {name: own.get(name) or free[rest.index(name) % len(free)] for name in classes}
+
+
+def title(axes: Axes | np.ndarray) -> str:
+    """The finding that a figure states, on one line."""
+    return _figure(axes).get_suptitle().replace("\n", " ")
+
+
+@_styled
+def show(axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False) -> None:
+    """Put a figure into the page as PNG, the same bytes for the same figure, and close it.
+
+    Parameters
+    ----------
+    alt : what a reader who cannot see it should know
+    source : artifact and columns, as in "history.csv: epoch, train_loss"
+    faces : whether single faces can be recognised; a figure that drew some says so by itself
+
+    The output's metadata is ``{"image/png": {"alt": …, "source": …}, "fer": {"faces": …}}``.
+    """
+    from IPython.display import display
+
+    figure, png = _figure(axes), io.BytesIO()
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    shows_faces = bool(faces or figure.get_gid() == "faces")
+    plt.close(figure)
+    metadata = {"image/png": {"alt": alt, "source": source}, "fer": {"faces": shows_faces}}
+    display({"image/png": png.getvalue(), "text/plain": alt}, raw=True, metadata=metadata)
+
+
+# -- training
+
+
+@_styled
+def loss_curves(
+    history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = ()
+) -> np.ndarray:
+    """Losses over the learning rate, by epoch: Axes (2,). `others` are further seeds' histories, drawn thin."""
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 4.2), sharex=True, height_ratios=(3, 1))
+    loss = pd.Series(history["validation_loss"].to_numpy(dtype=float), index=history["epoch"].to_list())
+    finite = loss[np.isfinite(loss)]
+    finding = "No epoch has a finite validation loss"
+    if len(finite):
+        finding = f"Validation loss is lowest at epoch {finite.idxmin()} ({finite.min():.3f})"
+        if len(finite) < len(loss):
+            finding += f" and not a number from epoch {loss.index[~np.isfinite(loss)][0]} on"
+        elif finite.idxmin() != finite.index[-1]:
+            finding += f" and ends at {finite.iloc[-1]:.3f}"
+    _title(figure, finding)
+    lines = {"train_loss": ("train", TRAIN, "-"), "validation_loss": ("validation", VALIDATION, "-")}
+    ends = _curves(axes[0], history, others, lines)
+    # A first epoch, or one that went astray, must not flatten all others.
+    values = pd.concat([history, *others])[list(lines)].to_numpy(dtype=float)
+    values = values[np.isfinite(values)]
+    axes[0].set_ylabel("loss (nats)")
+    if values.size and values.max() > (cut := 3 * float(np.median(values))):
+        axes[0].set(ylim=(min(float(values.min()), cut) * 0.9, cut), ylabel=f"loss (nats, cut at {cut:.1f})")
+    _end_labels(axes[0], ends)
+    _selected(axes[0], history, selected_epoch)
+    _rate(axes[1], history)
+    figure.align_ylabels(axes)
+    return axes
+
+
+@_styled
+def accuracy_curves(
+    history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = ()
+) -> Axes:
+    """Train (as trained; clean where measured) and validation accuracy by epoch; `others` are further seeds', thin."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    lines = {"train_accuracy": ("train", TRAIN, "-"), "validation_accuracy": ("validation", VALIDATION, "-")}
+    if history["train_clean_accuracy"].notna().any():
+        lines["train_clean_accuracy"] = ("train, clean", GREY, "--")
+    row = history[history["epoch"] == selected_epoch] if selected_epoch else history.tail(1)
+    finding = "No epoch was trained to its end"
+    if len(row):
+        epoch, train, validation = row[["epoch", "train_accuracy", "validation_accuracy"]].to_numpy(dtype=float)[0]
+        finding = f"Validation accuracy is {_percent(validation)} at epoch {epoch:.0f}, training "
+        finding += f"{_measured(abs(train - validation), 'points')} {'above' if train >= validation else 'below'} it"
+    _title(figure, finding)
+    ends = _curves(ax, history, others, lines)
+    ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    ax.set(ylabel="accuracy", xlabel="epoch")
+    _end_labels(ax, ends)
+    _selected(ax, history, selected_epoch)
+    return ax
+
+
+@_styled
+def learning_rate(history: pd.DataFrame) -> Axes:
+    """The learning rate by epoch."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.2))
+    rates = history["learning_rate"].dropna().astype(float)
+    finding = "No epoch was trained to its end"
+    if len(rates):
+        span = f"goes from {rates.iloc[0]:.2g} to {rates.iloc[-1]:.2g}, at most {rates.max():.2g}"
+        finding = "The learning rate " + (span if rates.nunique() > 1 else f"stays at {rates.iloc[0]:.2g}")
+    _title(figure, finding)
+    _rate(ax, history)
+    return ax
+
+
+# -- evaluation
+
+
+@_styled
+def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
+    """int (k, k), true by predicted: coloured by share of its row, with share and count in each cell."""
+    import seaborn
+
+    n, k = matrix.sum(axis=1), len(classes)
+    shares = matrix / np.maximum(n, 1)[:, None]
+    mistakes = np.where(np.eye(k, dtype=bool), 0, shares)
+    true, answer = divmod(int(mistakes.argmax()), k)
+    finding = "No image was given a wrong label"
+    if mistakes.max() > 0:
+        finding = f"{_capital(classes[true])} is most often taken for {classes[answer]} "
+        finding += f"({_percent(float(mistakes.max()), 0)} of {n[true]:,})"
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.62 * k))
+    _title(figure, finding)
+    cells = [f"{_percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
+    rows = [f"{name} ({count:,})" for name, count in zip(classes, n, strict=True)]
+    seaborn.heatmap(
+        shares, annot=np.reshape(cells, (k, k)), fmt="", cmap="Purples", vmin=0, vmax=1, cbar=False, ax=ax,
+        annot_kws={"size": 9}, linewidths=0.5, linecolor="white", xticklabels=list(classes), yticklabels=rows,
+    )  # fmt: skip
+    ax.set(xlabel="predicted (share of the row, count)", ylabel="true (n)")
+    ax.tick_params(length=0)
+    ax.tick_params(axis="x", rotation=0 if k < 8 else 90)
+    ax.tick_params(axis="y", rotation=0)
+    return ax
+
+
+@_styled
+def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
+    """Precision, recall and F1 of each class: Axes (3,). `metrics` is one split of metrics.json."""
+    table = pd.DataFrame(metrics["classes"]).T[["n", "precision", "recall", "f1"]].astype(float)
+    recall = table["recall"].dropna()
+    worst = str(recall.idxmin())
+    finding = f"{_capital(worst)} recall is lowest ({_percent(recall[worst], 0)}, n = {table['n'][worst]:,.0f})"
+    labels = [f"{name} ({n:,.0f})" for name, n in table["n"].items()]
+    return _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, percent=True)
+
+
+@_styled
+def class_recalls(table: pd.DataFrame) -> np.ndarray:
+    """Recall of each class (rows) in each arm (columns): Axes (arms,). The finding compares the last with the first."""
+    change = (table.iloc[:, -1] - table.iloc[:, 0]).dropna().astype(float)
+    finding = "No recall can be compared"
+    if len(change):
+        name = str(change.abs().idxmax())
+        finding = f"Recall changes most for {name}: {_signed(change[name] * 100, 1)} points with {table.columns[-1]}"
+    return _bars(table, finding, [str(name) for name in table.index], percent=True)
+
+
+@_styled
+def reliability(table: pd.DataFrame) -> np.ndarray:
+    """Reliability diagram of an `evaluation.calibration` table over the number of images in each bin: Axes (2,)."""
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 4.4), sharex=True, height_ratios=(3, 1))
+    filled, error = table[table["n"] > 0], calibration_error(table)
+    finding = "No image has a probability"
+    if error is not None:
+        lead = float(np.average(filled["confidence"] - filled["accuracy"], weights=filled["n"])) * 100
+        finding = f"{'Over' if lead > 0 else 'Under'}confident by {abs(lead):.1f} points on average "
+        finding += f"(calibration error {_percent(error)})"
+    _title(figure, finding)
+    axes[0].plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+    axes[0].text(0.98, 0.04, "dashed: perfectly calibrated", ha="right", color=GREY)
+    axes[0].plot(filled["confidence"], filled["accuracy"], "o-", color=VALIDATION, markersize=5)
+    axes[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    width = table["high"] - table["low"]
+    axes[1].bar(table["low"], table["n"], width, align="edge", color=VALIDATION, edgecolor="white")
+    axes[1].set(ylabel="images", xlabel="confidence (probability of the answer)")
+    axes[0].yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    axes[1].xaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    figure.align_ylabels(axes)
+    return axes
+
+
+@_styled
+def test_intervals(metrics: Mapping[str, Any]) -> Axes:
+    """Accuracy of each scored split of metrics.json with its Wilson 95 % interval."""
+    names = {"validation": "validation", "test_official": "test, official", "test_leak_free": "test, leak-free"}
+    scored = {split: metrics[split] for split in names if metrics.get(split)}
+    rows = [
+        (f"{names[split]}\n(n = {m['n']:,})", m["accuracy"], m["accuracy_low"], m["accuracy_high"])
+        for split, m in scored.items()
+    ]
+    if "test_official" in scored and "test_leak_free" in scored:
+        official, leak_free = scored["test_official"]["accuracy"], scored["test_leak_free"]["accuracy"]
+        finding = f"Test accuracy is {_percent(official)} official, {_percent(leak_free)} leak-free: "
+        finding += f"copies make {_signed((official - leak_free) * 100, 1)} points"
+    else:
+        finding = ", ".join(
+            f"{_capital(names[split])} accuracy is {_percent(m['accuracy'])}" for split, m in scored.items()
+        )
+    table = pd.DataFrame(rows, columns=["name", "value", "low", "high"])
+    return accuracies(table, finding, "accuracy (95 % interval over images)")
+
+
+@_styled
+def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> Axes:
+    """Accuracies, a row each: columns name, value, low, high (NaN: unknown), and ours (optional; others are hollow)."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(table)))
+    _title(figure, finding)
+    for y, row in enumerate(table.to_dict("records")):
+        value, low, high = float(row["value"]), float(row["low"]), float(row["high"])
+        colour, fill = (VALIDATION, VALIDATION) if row.get("ours", True) else (GREY, "white")
+        ax.plot([low, high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+        ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=7)
+        text = _percent(value) + (f"  [{low * 100:.1f}, {high * 100:.1f}]" if np.isfinite(low) else "")
+        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
+    _rows(ax, [str(name) for name in table["name"]], xlabel)
+    ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    return ax
+
+
+# -- data
+
+
+@_styled
+def class_counts(counts: pd.DataFrame) -> np.ndarray:
+    """Images of each class (rows) in each split (columns): Axes (splits,). The finding is about the first column."""
+    first = counts.iloc[:, 0]
+    most, least, split = str(first.idxmax()), str(first.idxmin()), counts.columns[0]
+    finding = f"{_capital(least)} has no {split} image, {most} has {first.max():,}"
+    if first.min():
+        finding = f"{_capital(most)} has {first.max() / first.min():.1f} times as many {split} images as {least} "
+        finding += f"({first.max():,} against {first.min():,})"
+    return _bars(counts, finding, [str(name) for name in counts.index])
+
+
+@_styled
+def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int]) -> np.ndarray:
+    """Mean face of each class, (k, h, w) in 0–255, with the number of images behind it: Axes (k,)."""
+    spread = [float(np.std(mean)) for mean in means]
+    most, least = classes[int(np.argmax(spread))], classes[int(np.argmin(spread))]
+    titles = [f"{name}\n{n:,}" for name, n in zip(classes, counts, strict=True)]
+    finding = f"The mean face of {most} has the most contrast, that of {least} the least"
+    axes = _grid(means, titles, max(len(titles), 1), finding)
+    if any(0 < n < FEW_FACES for n in counts):
+        _figure(axes).set_gid("faces")
+    return axes
+
+
+@_styled
+def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) -> np.ndarray:
+    """Images' mean grey (n,) and standard deviation (n,), 0–255: Axes (2,). `flat` of them have next to no contrast."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
+    low, high = np.percentile(brightness, [5, 95])
+    finding = f"Nine in ten images have a mean grey of {low:.0f} to {high:.0f}; {flat} "
+    _title(figure, finding + f"{'image has' if flat == 1 else 'images have'} next to no contrast")
+    for ax, values, label in zip(
+        axes, (brightness, contrast), ("mean grey", "standard deviation of grey"), strict=True
+    ):
+        middle = float(np.median(values))
+        ax.hist(values, bins=40, color=VALIDATION)
+        ax.axvline(middle, color=INK, linestyle="--", linewidth=1)
+        ax.text(middle, 1.01, f"median {middle:.0f}", transform=ax.get_xaxis_transform(), ha="center", va="bottom")
+        ax.set_xlabel(f"{label} (0–255)")
+    axes[0].set_ylabel("images")
+    return axes
+
+
+@_styled
+def near_copy_curve(table: pd.DataFrame) -> Axes:
+    """Test images with a near copy, by similarity: columns threshold, n, and where known mirrored, agreement (0–1)."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    table = table.sort_values("threshold").reset_index(drop=True)
+    row = table.iloc[int(np.argmin(np.abs(table["threshold"] - 0.98)))].astype(float)
+    finding = f"{row['n']:,.0f} more test images have a near copy above {row['threshold']:g}"
+    if np.isfinite(row.get("agreement", np.nan)):  # NaN where there is no pair
+        finding += f"; {_percent(row['agreement'], 0)} of the pairs share their label"
+    _title(figure, finding)
+    ends = []
+    for column, label, colour in (("n", "as it stands", VALIDATION), ("mirrored", "mirrored", GREY)):
+        if column in table:
+            ax.plot(table["threshold"], table[column], "o-", color=colour, markersize=4)
+            ends.append((float(table[column].iloc[0]), label, colour))
+    ax.invert_xaxis()  # the strictest on the left, so that the count rises to the right, where the labels stand
+    ax.set(xlabel="similarity asked for (cosine of mean-free pixels)", ylabel="test images", ylim=(0, None))
+    _end_labels(ax, ends)
+    return ax
+
+
+@_styled
+def images_grid(
+    images: np.ndarray, titles: Sequence[str], columns: int = 8, finding: str = "", heat: np.ndarray | None = None
+) -> np.ndarray:
+    """Single faces, marked as such, with a title each: Axes (n,).
+
+    Parameters
+    ----------
+    images : uint8 (n, h, w) grey or (n, h, w, 3), 0–255
+    titles : n strings; with eight columns at most ten letters a line
+    heat : float (n, h, w) in 0–1, laid over the images (Grad-CAM)
+    """
+    axes = _grid(images, titles, columns, finding)
+    for ax, warmth in zip(axes, () if heat is None else heat, strict=heat is not None):
+        ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
+    _figure(axes).set_gid("faces")
+    return axes
+
+
+@_styled
+def augmentation_grid(image: np.ndarray, variants: np.ndarray, columns: int = 8) -> np.ndarray:
+    """One face uint8 (h, w), framed, and what the training transforms make of it, (n, h, w): Axes (n + 1,)."""
+    change = np.abs(variants.astype(float) - image.astype(float)).mean()
+    finding = f"One face in {len(variants)} epochs: its pixels change by {change:.0f} of 255 on average"
+    titles = ["original", *(str(epoch) for epoch in range(1, len(variants) + 1))]
+    axes = _grid(np.concatenate([image[None], variants]), titles, columns, finding)
+    axes[0].spines[:].set(visible=True, color=INK, linewidth=2)
+    _figure(axes).set_gid("faces")
+    return axes
+
+
+# -- claims
+
+
+@_styled
+def arm_curves(arms: Mapping[str, Sequence[pd.DataFrame]], column: str = "validation_accuracy") -> Axes:
+    """A column of history by epoch: an arm's seeds thin, their mean (over those that got there) thick; ≤ 18 arms."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    name = column.replace("_", " ")
+    ends: list[tuple[float, str, str]] = []
+    for i, (arm, histories) in enumerate(arms.items()):
+        colour, style = ARM_COLOURS[i % len(ARM_COLOURS)], ARM_STYLES[i // len(ARM_COLOURS) % len(ARM_STYLES)]
+        rows = [history.set_index("epoch")[column].astype(float) for history in histories if len(history)]
+        for row in rows:
+            ax.plot(row.index, row, style, color=colour, linewidth=0.7, alpha=0.45)
+        mean = pd.concat(rows, axis=1).mean(axis=1).dropna() if rows else pd.Series(dtype=float)
+        if len(mean):
+            marker = "o" if len(mean) < FEW_EPOCHS else None
+            ax.plot(mean.index, mean, style, color=colour, linewidth=2.2, marker=marker)
+            ends.append((float(mean.iloc[-1]), arm, colour))
+    kind = "%" if column.endswith("accuracy") else "points" if column == "gap" else "nats"
+    finding = f"No arm has a {name}"
+    if ends:
+        (low, last, _), (high, first, _) = min(ends), max(ends)
+        finding = f"{_capital(name)} ends highest with {first} ({_measured(high, kind)})"
+        finding += f", lowest with {last} ({_measured(low, kind)})" if len(ends) > 1 else ""
+    _title(figure, finding)
+    if kind != "nats":
+        ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick if kind == "%" else _points_tick))
+    ax.set(xlabel="epoch", ylabel=name if kind == "%" else f"{name} ({kind})")
+    _epochs(ax)
+    _end_labels(ax, ends)
+    return ax
+
+
+@_styled
+def arm_values(table: pd.DataFrame, metric: str) -> Axes:
+    """Each run a dot, each arm its mean and 95 % interval: a `claims.arm_table`."""
+    groups = {str(arm): rows["value"].to_numpy(dtype=float) for arm, rows in table.groupby("arm", sort=False)}
+    means = {arm: arm_interval(values, metric).value for arm, values in groups.items()}
+    known = {arm: mean for arm, mean in means.items() if mean is not None}
+    finding = f"No run has a value of {words(metric)}"
+    if known:
+        high, low = max(known, key=lambda arm: known[arm]), min(known, key=lambda arm: known[arm])
+        finding = f"{_capital(words(metric))} is {_value(known[high], metric)} with {high}"
+        finding += f", {_value(known[low], metric)} with {low}" if high != low else ""
+    return _dot_rows(groups, finding, metric)
+
+
+@_styled
+def seed_values(table: pd.DataFrame, metric: str = "validation_accuracy") -> Axes:
+    """One page's runs, columns seed and value: each seed (the first is the one shown in detail) and their mean."""
+    values = table["value"].to_numpy(dtype=float)
+    mean, _, _, n = arm_interval(values, metric)
+    finding = f"{_capital(words(metric))} is {_value(values[0], metric)} with seed {table['seed'].iloc[0]}"
+    finding += f", {_value(mean, metric)} on average over {n} seeds" if n > 1 else "; one seed tells no spread"
+    groups = {f"seed {seed}": np.array([value]) for seed, value in zip(table["seed"], values, strict=True)}
+    return _dot_rows(groups | ({"all": values} if len(values) > 1 else {}), finding, metric)
+
+
+@_styled
+def claim_effects(table: pd.DataFrame) -> Axes:
+    """All claims: columns claim, effect, low, high, verdict (claims.csv). Each row has its own scale, around zero.
+
+    Effects of one claim are shares of runs, of another points of accuracy: one scale would flatten most of them.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.5 * len(table)))
+    counts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in table["verdict"].value_counts().items()]
+    _title(figure, f"Of {len(table)} claims " + ", ".join(counts))
+    numbers = table[["effect", "low", "high"]].astype(float).to_numpy()
+    for y, (verdict, (effect, low, high)) in enumerate(zip(table["verdict"].astype(str), numbers, strict=True)):
+        span = max((abs(value) for value in (effect, low, high) if np.isfinite(value)), default=0) or 1.0
+        colour = VERDICT_COLOURS.get(verdict, GREY)
+        fill, marker = colour if colour != GREY else "white", "o" if verdict == SUPPORTED else "D"
+        ax.plot([low / span, high / span], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+        ax.plot(effect / span, y, marker, color=colour, markerfacecolor=fill, markersize=7)
+        text = _signed(effect, 3) if np.isfinite(effect) else "no value"
+        text += f" [{_signed(low, 3)}, {_signed(high, 3)}]" if np.isfinite(low) else ""
+        ax.text(1.12, y, f"{verdict}\n{text}", va="center", color=colour, fontsize=9.5)
+    ax.axvline(0, color=GREY, linewidth=1)
+    _rows(
+        ax,
+        ["\n".join(textwrap.wrap(str(claim), 24)) for claim in table["claim"]],
+        "← lower   0   higher →\n(each row on its own scale)",
+    )
+    ax.set(xlim=(-1.08, 1.08), xticks=[])
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+# -- what the figures are drawn with
+
+
+def _figure(axes: Axes | np.ndarray) -> Figure:
+    return np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
+
+
+def _title(figure: Figure, finding: str) -> None:
+    # Left-aligned over the whole figure: long labels beside the axes would push an axes' own title out of it.
+    if finding:
+        width = TITLE_LETTERS
+        count = len(textwrap.wrap(finding, width))
+        while width > 20 and len(textwrap.wrap(finding, width - 1)) == count:
+            width -= 1  # lines of about the same length: no single word on the last one
+        figure.suptitle("\n".join(textwrap.wrap(finding, width)), x=0.012, ha="left")
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    # The space does not break, so that no title ends a line between number and unit.
+    return "–" if share is None or not np.isfinite(share) else f"{_minus(f'{share * 100:.{digits}f}')}\u00a0%"
+
+
+def _percent_tick(share: float, _: int | None = None) -> str:
+    return f"{_points_tick(share)}\u00a0%"
+
+
+def _points_tick(share: float, _: int | None = None) -> str:
+    return _minus(f"{round(share * 100, 6):g}")
+
+
+def _signed(value: float, digits: int) -> str:
+    return _minus(f"{value:+.{digits}f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\u2212")
+
+
+def _value(value: float | None, metric: str) -> str:
+    return _measured(value, unit(metric))
+
+
+def _measured(value: float | None, kind: str) -> str:
+    """A number with its unit: "%", "points" (of percent) or "nats"."""
+    if value is None or not np.isfinite(value) or kind == "%":
+        return _percent(value)
+    return f"{value:.3f}" if kind == "nats" else f"{_minus(f'{value * 100:.1f}')}\u00a0points"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _curves(
+    ax: Axes, history: pd.DataFrame, others: Sequence[pd.DataFrame], lines: Mapping[str, tuple[str, str, str]]
+) -> list[tuple[float, str, str]]:
+    """Draw columns (label, colour, style) by epoch; return the lines' ends, to be labelled once limits stand."""
+    ends = []
+    for column, (label, colour, style) in lines.items():
+        for other in others:
+            ax.plot(other["epoch"], other[column].astype(float), style, color=colour, linewidth=0.7, alpha=0.45)
+        values = history[column].to_numpy(dtype=float)
+        ax.plot(history["epoch"], values, style, color=colour, marker="o" if len(history) < FEW_EPOCHS else None)
+        if np.isfinite(values).any():
+            ends.append((float(values[np.isfinite(values)][-1]), label, colour))
+    _epochs(ax)
+    return ends
+
+
+def _epochs(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if ax.dataLim.width <= 0 or not np.isfinite(ax.dataLim.width):  # one epoch, or none
+        ax.set_xlim(0, 2)
+
+
+def _selected(ax: Axes, history: pd.DataFrame, epoch: int | None) -> None:
+    if epoch is not None:
+        ax.axvline(epoch, color=INK, linestyle="--", linewidth=1)
+        side = "right" if epoch > history["epoch"].mean() else "left"
+        ax.text(epoch, 1.01, f"epoch {epoch} kept", transform=ax.get_xaxis_transform(), ha=side, va="bottom")
+
+
+def _rate(ax: Axes, history: pd.DataFrame) -> None:
+    rates = history["learning_rate"].to_numpy(dtype=float)
+    marker = "o" if len(history) < FEW_EPOCHS else None
+    ax.plot(history["epoch"], rates, color=INK, linewidth=1.5, drawstyle="steps-mid", marker=marker)
+    ax.set(ylim=(0, float(np.nanmax(rates)) * 1.15 if len(rates) else 1), ylabel="learning\nrate", xlabel="epoch")
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    _epochs(ax)
+
+
+def _end_labels(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names (y, text, colour) beside the lines' right ends, moved apart where they would overlap."""
+    low, high = ax.get_ylim()
+    gap = (high - low) * 13 / (_figure(ax).get_figheight() * 72 * 0.6)  # about a line of text, in data units
+    ends = sorted(ends)
+    places: list[float] = []
+    for y, _, _ in ends:
+        places.append(max(min(y, high), places[-1] + gap if places else low))
+    for i in range(len(places) - 1, -1, -1):  # what was pushed out at the top comes back, and pushes downwards
+        places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else high)
+    for place, (_, text, colour) in zip(places, ends, strict=True):
+        at = ax.get_yaxis_transform()
+        ax.text(1.015, place, text, transform=at, color=colour, va="center", fontweight="bold", fontsize=9.5)
+
+
+def _dot_rows(groups: Mapping[str, np.ndarray], finding: str, metric: str) -> Axes:
+    """A row a group: its values as dots, their mean with its 95 % interval, and how many runs have no value."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * len(groups)))
+    _title(figure, finding)
+    for y, values in enumerate(groups.values()):
+        colour, kept = ARM_COLOURS[y % len(ARM_COLOURS)], values[np.isfinite(values)]
+        mean, low, high, n = arm_interval(values, metric)
+        text = f"{_value(mean, metric)} (n = {n})" if len(values) > 1 else _value(mean, metric)
+        if len(values) > 1:
+            # Equal values (at chance is 0 or 1) are stacked by order, not at random: the same picture each time.
+            stack = [min(0.05 * int((kept[:i] == value).sum()), 0.25) for i, value in enumerate(kept)]
+            ax.plot(kept, y + 0.2 + np.array(stack), "o", color=colour, alpha=0.6, markersize=4, markeredgewidth=0)
+            text += f"\n{len(values) - n} without value" if n < len(values) else ""
+        if low is not None and high is not None:
+            ax.plot([low, high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+        ax.plot(np.nan if mean is None else mean, y, "D" if len(values) > 1 else "o", color=colour, markersize=6)
+        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
+    kind = {"%": "", "points": ", points", "nats": ", nats"}[unit(metric)]
+    _rows(ax, list(groups), f"{words(metric)}{kind} (dots: runs, ◆: mean)")
+    if unit(metric) != "nats":
+        ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick if unit(metric) == "%" else _points_tick))
+    return ax
+
+
+def _rows(ax: Axes, names: Sequence[str], xlabel: str) -> None:
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.5), xlabel=xlabel)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.grid(axis="x")
+
+
+def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], percent: bool = False) -> np.ndarray:
+    """Small multiples: a panel a column, a bar a class in its colour with its value beside it."""
+    figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
+    _title(figure, finding)
+    colours = list(palette([str(name) for name in table.index]).values())
+    for ax, column in zip(axes[0], table.columns, strict=True):
+        values = table[column].to_numpy(dtype=float)
+        lengths = np.nan_to_num(values)
+        top = 1.0 if percent else max(float(lengths.max()), 1.0)
+        ax.barh(range(len(values)), lengths, color=colours, height=0.72, edgecolor=INK, linewidth=0.6)
+        for y, (value, length) in enumerate(zip(values, lengths, strict=True)):
+            text = _percent(value, 0) if percent or not np.isfinite(value) else f"{value:,.0f}"
+            ax.text(length + top * 0.04, y, text, va="center", fontsize=9.5)
+        ax.set(title=str(column), xlim=(0, top * 1.4), xticks=[], yticks=range(len(values)), yticklabels=labels)
+        ax.spines["bottom"].set_visible(False)
+        ax.tick_params(length=0)
+    axes[0, 0].invert_yaxis()
+    return axes[0]
+
+
+def _grid(images: np.ndarray, titles: Sequence[str], columns: int, finding: str) -> np.ndarray:
+    columns = max(min(columns, len(images)), 1)
+    rows = max(-(-len(images) // columns), 1)
+    lines = max((text.count("\n") + 1 for text in titles), default=0)
+    side = WIDTH / max(columns, 4)  # few images do not grow into posters
+    height = rows * (side * 0.9 + 0.16 * lines + 0.1) + 0.2 * -(-len(finding) // TITLE_LETTERS) + 0.1
+    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(side * columns, height))
+    _title(figure, finding)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for ax, image, text in zip(axes.flat, images, titles, strict=False):
+        # A mean of colour pictures is float, which would be taken for 0 … 1.
+        ax.imshow(image.astype(np.uint8) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=255)
+        ax.set_title(text, fontsize=9)
+    return axes.ravel()[: len(images)]

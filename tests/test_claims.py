@@ -1,0 +1,264 @@
+"""What a run's metric is, how arms are compared, and every way a verdict can fall."""
+
+import math
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from fer_core import claims
+from fer_core.schema import ParameterError
+
+
+def run(seed=0, state="done", selected_epoch=None, history=None, **metrics):
+    """A run as a claim sees it; `validation=0.6` and the like stand for the split's accuracy."""
+    splits = {
+        name: {"accuracy": value} for name, value in metrics.items() if isinstance(value, float) and name != "gap"
+    }
+    empty = pd.DataFrame(columns=["epoch", "validation_accuracy", "validation_loss", "train_clean_accuracy"])
+    return SimpleNamespace(
+        params=SimpleNamespace(seed=seed),
+        state=state,
+        selected_epoch=selected_epoch,
+        history=empty if history is None else history,
+        metrics=metrics | splits,
+    )
+
+
+def epochs(accuracy, loss=None, clean=None):
+    n = len(accuracy)
+    columns = {"validation_accuracy": accuracy, "validation_loss": loss or [1.0] * n}
+    return pd.DataFrame({"epoch": range(1, n + 1), "train_clean_accuracy": clean or [None] * n} | columns)
+
+
+def arm(*values, first_seed=0):
+    return [run(first_seed + i, validation=value) for i, value in enumerate(values)]
+
+
+def above(threshold, **more):
+    return {"arm": "a", "against": "b", "direction": "above", "threshold": threshold} | more
+
+
+def verdict(a, b, condition, metric="validation_accuracy", sample=False):
+    return claims.evaluate({"a": a, "b": b}, metric, [condition], sample)
+
+
+# -- the metric of a run
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("best_validation_accuracy", 0.8),
+        ("validation_accuracy_at_3", 0.6),
+        ("best_validation_accuracy_from_3", 0.7),
+        ("improvement_after_2", 0.7 - 0.8),
+        ("improvement_after_4", math.nan),
+        ("validation_accuracy_at_9", math.nan),
+        ("clean_gap", 0.75 - 0.6),
+        ("late_loss_variability", math.sqrt(0.5) * 3),
+    ],
+)
+def test_metric_read_from_history(metric, expected):
+    # The last half is epochs 3 and 4: the loss changes by 1 and by −2, deviations ± 1.5, so √(2 × 1.5²).
+    history = epochs([0.4, 0.8, 0.6, 0.7], [2.0, 1.0, 2.0, 0.0], [0.5, 0.6, 0.75, 0.8])
+    found = claims.metric_of(run(history=history, selected_epoch=3), metric)
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_metric_read_from_metrics():
+    classes = {"disgust": {"recall": 0.25}}
+    validation = {"accuracy": 0.6, "macro_f1": 0.5, "classes": classes}
+    one = run(validation=validation, gap=0.125, test_official=0.625, test_leak_free=0.5)
+    names = ("validation_accuracy", "macro_f1", "recall_disgust", "gap", "test_official_accuracy", "leak_flattery")
+    assert [claims.metric_of(one, name) for name in names] == [0.6, 0.5, 0.25, 0.125, 0.625, 0.125]
+
+
+def test_steady_fall_is_no_variability():
+    history = epochs([0.5] * 5, [5.0, 4.0, 3.0, 2.0, 1.0])
+    assert claims.metric_of(run(history=history), "late_loss_variability") == 0
+
+
+@pytest.mark.parametrize(
+    "metric", ["late_loss_variability", "best_validation_accuracy", "clean_gap", "improvement_after_2"]
+)
+def test_empty_history_gives_nan(metric):
+    assert math.isnan(claims.metric_of(run(state="diverged"), metric))
+
+
+def test_nan_in_the_late_loss_is_not_skipped():
+    history = epochs([0.2] * 6, [2.0, 2.1, 1.9, 2.0, math.nan, math.nan])
+    assert math.isnan(claims.metric_of(run(history=history), "late_loss_variability"))
+
+
+def test_diverged_run_is_at_chance_and_keeps_its_accuracy():
+    one = run(state="diverged", validation=0.25)
+    assert (claims.metric_of(one, "at_chance"), claims.metric_of(one, "validation_accuracy")) == (1.0, 0.25)
+
+
+def test_unscored_test_gives_nan():
+    assert math.isnan(claims.metric_of(run(validation=0.5), "test_official_accuracy"))
+
+
+def test_unknown_metric_is_refused_with_the_nearest():
+    with pytest.raises(ParameterError, match="did you mean validation_accuracy"):
+        claims.metric_of(run(), "validation_acuracy")
+
+
+def test_recall_of_an_unknown_class_is_refused():
+    with pytest.raises(ParameterError, match="no class is called 'disgusted'"):
+        claims.metric_of(run(validation={"classes": {"disgust": {"recall": 0.5}}}), "recall_disgusted")
+
+
+# -- the verdict
+
+
+@pytest.mark.parametrize(
+    ("threshold", "direction", "expected"),
+    [
+        (0.05, "above", "supported"),
+        (0.15, "above", "not supported"),
+        (0.1, "above", "inconclusive"),
+        (0.15, "below", "supported"),
+        (0.05, "below", "not supported"),
+        (0.1, "below", "inconclusive"),
+        (0.0, "above", "supported"),
+    ],
+)
+def test_verdict_follows_the_interval_and_the_threshold(threshold, direction, expected):
+    # Differences 0.09, 0.10, 0.11: mean 0.1, interval ± 0.0248.
+    found = verdict(arm(0.59, 0.60, 0.61), arm(0.5, 0.5, 0.5), above(threshold, direction=direction))
+    assert found.verdict == expected
+    assert (found.effect, found.low, found.high) == pytest.approx((0.1, 0.0752, 0.1248), abs=1e-4)
+
+
+def test_zero_width_interval_decides_unless_it_is_the_threshold():
+    a, b = arm(0.75, 0.75), arm(0.5, 0.5)
+    assert [verdict(a, b, above(t)).verdict for t in (0.0, 0.25, 0.5)] == ["supported", "inconclusive", "not supported"]
+
+
+def test_single_seed_is_inconclusive_however_large_the_effect():
+    found = verdict(arm(0.9), arm(0.1), above(0.0))
+    assert (found.verdict, found.n, found.low) == ("inconclusive", 1, None)
+    assert found.effect == pytest.approx(0.8)
+
+
+def test_arms_pair_by_seed_whatever_their_order():
+    a, b = arm(0.5, 0.6, 0.7), arm(0.4, 0.5, 0.6)[::-1]
+    found = verdict(a, b, above(0.0))
+    assert found.low == pytest.approx(0.1)  # unpaired, the interval would reach below zero
+    assert "paired over seeds" in found.rule
+
+
+def test_arms_of_other_seeds_are_compared_unpaired():
+    found = verdict(arm(0.5, 0.6, 0.7), arm(0.4, 0.5, 0.6, first_seed=7), above(0.0))
+    assert (found.verdict, found.n) == ("inconclusive", 3)
+    assert "unpaired over seeds" in found.rule
+
+
+def test_run_without_a_value_leaves_with_its_partner_and_is_said():
+    found = verdict(arm(0.6, math.nan, 0.7), arm(0.5, 0.1, 0.6), above(0.0))
+    assert (found.n, found.conditions[0].excluded) == (2, 1)
+    assert found.effect == pytest.approx(0.1)
+    assert found.note == "validation accuracy of a and b: 1 run has no value and is left out"
+
+
+def test_arms_without_any_value_are_inconclusive():
+    found = verdict(arm(math.nan, math.nan), arm(0.5, 0.5), above(0.0))
+    assert (found.verdict, found.effect, found.n) == ("inconclusive", None, 0)
+
+
+def test_shares_at_chance_take_newcombes_interval():
+    stuck = [run(seed, "diverged" if seed < 8 else "done") for seed in range(10)]
+    found = verdict(stuck, [run(seed) for seed in range(10)], above(0.1), "at_chance")
+    assert (found.effect, found.n, found.verdict) == (0.8, 10, "supported")
+    assert found.low == pytest.approx(0.8 - math.hypot(0.8 - 0.4902, 0.2775), abs=1e-4)
+    assert "Newcombe" in found.rule
+
+
+def test_share_of_one_arm_takes_wilsons_interval():
+    rule = {"arm": "a", "direction": "below", "threshold": 0.3}
+    found = verdict([run(seed) for seed in range(10)], arm(0.5), rule, "at_chance")
+    assert (found.effect, found.low, found.verdict) == (0.0, 0.0, "supported")
+    assert found.high == pytest.approx(0.2775, abs=1e-4)
+
+
+def test_share_of_a_single_run_is_inconclusive():
+    found = verdict([run()], arm(0.5), {"arm": "a", "direction": "below", "threshold": 0.9}, "at_chance")
+    assert (found.verdict, found.low) == ("inconclusive", None)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "expected"),
+    [
+        ((0.0, 0.1), "supported"),
+        ((0.0, 0.9), "not supported"),
+        ((0.0, 0.25), "inconclusive"),
+        ((0.25, 0.9), "not supported"),
+    ],
+)
+def test_verdict_needs_every_condition(thresholds, expected):
+    rule = [above(threshold) for threshold in thresholds]
+    assert (
+        claims.evaluate({"a": arm(0.75, 0.75), "b": arm(0.5, 0.5)}, "validation_accuracy", rule, False).verdict
+        == expected
+    )
+
+
+def test_condition_may_have_its_own_metric_and_the_first_is_the_claims_row():
+    a, b = ([run(seed, validation=v, gap=g) for seed in range(2)] for v, g in ((0.75, 0.25), (0.5, 0.5)))
+    rule = [above(0.0), above(0.0, metric="gap", direction="below")]
+    found = claims.evaluate({"a": a, "b": b}, "validation_accuracy", rule, False)
+    assert (found.effect, found.verdict) == (0.25, "supported")
+    assert found.conditions[1].effect == -0.25
+
+
+def test_sample_data_gives_the_effect_but_no_verdict():
+    found = verdict(arm(0.75, 0.75), arm(0.5, 0.5), above(0.0), sample=True)
+    assert (found.verdict, found.effect) == ("not evaluated on sample data", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("direction", "threshold", "expected"),
+    [
+        ("below", -0.05, "gap of a below gap of b by more than 0.05 (paired over seeds, 95 % interval)"),
+        ("above", 0.05, "gap of a above gap of b by more than 0.05 (paired over seeds, 95 % interval)"),
+        ("below", 0.05, "gap of a not above gap of b by 0.05 or more (paired over seeds, 95 % interval)"),
+        ("above", -0.05, "gap of a not below gap of b by 0.05 or more (paired over seeds, 95 % interval)"),
+        ("above", 0, "gap of a above gap of b (paired over seeds, 95 % interval)"),
+    ],
+)
+def test_rule_reads_as_a_sentence(direction, threshold, expected):
+    assert claims.describe(above(threshold, direction=direction), "gap") == expected
+
+
+def test_rule_about_one_arm_reads_as_a_sentence():
+    rule = {"arm": "a", "direction": "below", "threshold": 0.1}
+    assert claims.describe(rule, "recall_disgust") == "disgust recall of a below 0.1 (mean over seeds, 95 % interval)"
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ([], "at least one condition, got \\[\\]"),
+        (["a above b"], "condition 1: expected arm, direction and threshold, got 'a above b'"),
+        ([above(0.0), {"arm": "a", "threshold": 0}], "condition 2: direction is missing"),
+        ([above(0.0, treshold=1)], "unknown key 'treshold', .*did you mean threshold"),
+        ([above(0.0, against="bb")], "against 'bb' is not an arm, expected one of a, b"),
+        ([above(0.0, against="a")], "'a' is compared with itself"),
+        ([above(0.0, direction="over")], "expected above or below, got 'over'"),
+        ([above("1e-3")], "expected a number .*got '1e-3'"),
+        ([above(True)], "expected a number .*got True"),
+        ([above(math.nan)], "expected a number .*got nan"),
+        ([above(0.0, metric="gaps")], "unknown metric 'gaps'.*did you mean gap"),
+    ],
+)
+def test_faulty_rule_is_refused_with_what_is_wrong(rule, message):
+    with pytest.raises(ParameterError, match=message):
+        claims.check_rule(rule, ["a", "b"], "gap")
+
+
+def test_arm_table_has_a_row_a_run():
+    table = claims.arm_table({"a": arm(0.5, math.nan)}, "validation_accuracy")
+    assert table.columns.tolist() == ["arm", "seed", "state", "value"]
+    assert (table["seed"].tolist(), table["value"].isna().tolist()) == ([0, 1], [False, True])

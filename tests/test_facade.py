@@ -1,0 +1,262 @@
+"""What the notebooks call: layers of parameters, one log however a run came about, the test set only where allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fer_core import artifacts, claims, notebook, schema
+from fer_core.artifacts import Settings
+from fer_core.data import Faces
+from fer_core.schema import FerError, ParameterError, Params
+
+SMALL = Params(width=0.25, epochs=2, batch_size=32, learning_rate=0.005, threads=1, precision="float32", seeds=(0, 1))
+
+
+class Shown:
+    """Stands in for IPython's display: keeps what each output holds at the end."""
+
+    def __init__(self) -> None:
+        self.outputs: list[dict[str, str]] = []
+
+    def __call__(self, content: Any, **_: Any) -> Any:
+        self.outputs.append(content)
+        return self
+
+    def update(self, content: Any, **_: Any) -> None:
+        self.outputs[-1] = content
+
+    @property
+    def last(self) -> str:
+        return self.outputs[-1]["text/html"]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    display = Shown()
+    monkeypatch.setattr(notebook, "display", display)
+    return display
+
+
+@pytest.fixture(autouse=True)
+def _small_data(monkeypatch: pytest.MonkeyPatch, place: Settings, faces: Faces) -> None:
+    """The facade on the small data set in memory, as real data: no sample ceilings."""
+    real = dataclasses.replace(place, data=place.out, name="small")
+    monkeypatch.setattr(notebook, "settings", lambda: real)
+    monkeypatch.setattr(notebook, "open_faces", lambda: faces)
+
+
+def with_settings(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    changed = dataclasses.replace(notebook.settings(), **changes)
+    monkeypatch.setattr(notebook, "settings", lambda: changed)
+
+
+# -- parameters
+
+
+def test_only_names_that_the_notebook_knows_are_taken() -> None:
+    names = {"learning_rate": 0.02, "seeds": [3, 4], "learning_rte": 1, "np": np, "arms": {"a": 1}}
+    params = notebook.parameters("03_dropout", names)
+    assert (params.learning_rate, params.seeds, params.seed, params.arms) == (0.02, (3, 4), 3, {})
+
+
+def test_a_value_out_of_range_is_refused_and_names_the_notebook() -> None:
+    with pytest.raises(ParameterError, match=r"notebooks/03_dropout.ipynb: dropout is 1\.5"):
+        notebook.parameters("03_dropout", {"dropout": 1.5})
+
+
+def test_sample_ceilings_apply_and_set_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_settings(monkeypatch, data=None, set_values={"epochs": 9, "arms": {}})
+    params = notebook.parameters("03_dropout", {"epochs": 20, "seeds": [0, 1, 2]})
+    assert params.epochs == 9
+    assert len(params.seeds) == schema.sample_ceilings()["seeds"]
+
+
+def test_parameter_table_marks_what_differs_from_the_notebook() -> None:
+    params = notebook.parameters("03_dropout", {**schema.notebook_defaults("03_dropout"), "label_smoothing": 0.1})
+    table = notebook.parameter_table(params, "03_dropout")
+    marks = table[""].to_dict()
+    assert marks["label_smoothing"] == "◂ differs" and marks["dropout"] == ""
+    assert table.loc["precision", "value"] != "auto" and table.loc["threads", "value"] != "auto"
+    assert "mixup_alpha" not in marks
+
+
+def test_a_table_is_shown_whole() -> None:
+    table = notebook.Table.of([("a" * 200, i) for i in range(150)], ["long", "number"])
+    assert table._repr_html_().count("a" * 200) == 150
+
+
+# -- runs
+
+
+def test_the_log_is_the_same_whether_the_run_was_trained_or_loaded(shown: Shown) -> None:
+    notebook.train_or_load(SMALL)
+    trained = shown.last
+    run = notebook.train_or_load(SMALL)
+    assert shown.last == trained and len(shown.outputs) == 2
+    assert notebook.epoch_lines(run.history) in trained
+    assert not re.search(r"wandb|/|\d\d:\d\d", re.sub(r"</\w+>", "", trained))
+
+
+def test_the_log_of_a_resumed_run_is_that_of_one_never_stopped(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = notebook.train_or_load(SMALL)
+    untouched = shown.last
+    log = notebook._Log()
+    log.epoch({"resuming": 2, "epochs": 2}, "")
+    assert "epoch 2 (resuming) of 2" in shown.last
+    log.epoch({"epochs": 2, **whole.history.to_dict("records")[1]}, "")
+    assert "<details open>" in shown.last
+    notebook.train_or_load(SMALL)
+    assert shown.last == untouched
+
+
+def test_all_seeds_are_trained_and_the_first_is_the_run_shown(shown: Shown) -> None:
+    run, runs = notebook.train_or_load(SMALL), notebook.train_seeds(SMALL)
+    assert [r.params.seed for r in runs] == [0, 1] and runs[0].key == run.key
+    assert "2 seeds" in shown.last
+
+
+def test_a_limit_shorter_than_an_epoch_is_said(shown: Shown) -> None:
+    with pytest.raises(FerError, match="time_limit_minutes"):
+        notebook.train_or_load(dataclasses.replace(SMALL, time_limit_minutes=1e-9))
+
+
+def test_a_page_that_may_not_look_shows_no_test_even_of_a_scored_run(shown: Shown) -> None:
+    allowed = dataclasses.replace(SMALL, score_test=True)
+    runs = notebook.score_test(allowed, notebook.train_seeds(allowed))
+    assert runs[0].scored
+    assert notebook.answers(allowed, runs[0]).split == "test"
+    assert notebook.answers(SMALL, runs[0]).split == "validation"
+    assert "test_official" not in notebook.scores(SMALL, runs[0])
+    assert "this page decides on validation" in str(notebook.test_table(SMALL, runs).data)
+    assert "official test images" in notebook.finding(allowed, runs).data
+    assert "test" not in notebook.finding(SMALL, runs).data
+
+
+def test_finding_states_number_n_split_interval_and_seeds(shown: Shown) -> None:
+    runs = notebook.train_seeds(SMALL)
+    accuracy = runs[0].metrics["validation"]["accuracy"]
+    text = notebook.finding(SMALL, runs).data
+    assert notebook.percent(accuracy) in text
+    assert re.search(rf"\[.+\] of the {runs[0].metrics['validation']['n']} validation images; over 2 seeds", text)
+
+
+def test_finding_of_a_cut_or_diverged_run_says_so(shown: Shown) -> None:
+    run = notebook.train_or_load(SMALL)
+    run.provenance["state"] = "cut"
+    assert notebook.finding(SMALL, [run]).data.startswith("Cut by its time limit after 2 of 2 epochs")
+    run.provenance["state"] = "diverged"
+    assert "never left chance level" in notebook.finding(SMALL, [run]).data
+
+
+def test_finding_on_drawn_data_is_marked(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = notebook.train_or_load(SMALL)
+    assert "drawn sample data" not in notebook.finding(SMALL, [run]).data
+    with_settings(monkeypatch, data=None)
+    assert "drawn sample data" in notebook.finding(SMALL, [run]).data
+
+
+def test_pictures_are_the_images_that_their_rows_name(shown: Shown, faces: Faces) -> None:
+    found = notebook.answers(SMALL, notebook.train_or_load(SMALL))
+    doubts = notebook.least_certain(found, 4)
+    for image, name in zip(doubts.images, doubts.table.index, strict=True):
+        assert np.array_equal(image, faces.images[list(faces.ids).index(name)])
+    heat = notebook.grad_cam(found, doubts)
+    assert heat.shape == doubts.images.shape and 0 <= heat.min() <= heat.max() <= 1
+
+
+def test_ensemble_stands_beside_its_members(shown: Shown) -> None:
+    params = dataclasses.replace(SMALL, score_test=True)
+    runs = notebook.score_test(params, notebook.train_seeds(params))
+    table = notebook.ensemble(params, runs)
+    assert list(table.index) == ["test official", "test leak free"]
+    same = notebook.ensemble(params, [runs[0], runs[0]])
+    alone = notebook._accuracy(runs[0].metrics["test_official"])
+    assert same.iloc[0, -1] == alone
+
+
+def test_selection_optimism_is_best_minus_last(shown: Shown) -> None:
+    table = notebook.selection_optimism([notebook.train_or_load(SMALL)])
+    assert not table.iloc[0, -1].startswith("\u2212")
+
+
+# -- exploration
+
+
+def test_augmented_shows_both_readings_of_180_degrees(faces: Faces) -> None:
+    image = faces.images[0]
+    mirrored = notebook.augmented(image, 2, mirror_probability=1.0)
+    turned = notebook.augmented(image, 2, half_turn_probability=1.0)
+    assert np.array_equal(mirrored[0], image[:, ::-1]) and np.array_equal(turned[1], image[::-1, ::-1])
+
+
+def test_absent_class_has_a_black_mean_face(faces: Faces) -> None:
+    rows = np.flatnonzero(faces.labels != 1)
+    means = notebook.mean_faces(faces, rows)
+    assert means.shape == (3, 16, 16) and not means[1].any() and means[0].any()
+    assert notebook.class_counts(faces, {"some": rows}).loc["class1", "some"] == 0
+
+
+# -- claims
+
+ARMS = {
+    "plain": {"page": "02_batch_norm/default", "set": {"width": 0.25}},
+    "dropped": {"page": "02_batch_norm/default", "set": {"width": 0.25, "dropout_fc": 0.5}},
+}
+RULE = [{"arm": "dropped", "against": "plain", "direction": "below", "threshold": -0.05}]
+CLAIM = Params(claim="It helps", question="Does it?", arms=ARMS, metric="gap", rule=RULE, seeds=(0, 1))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_settings(monkeypatch, set_values={"epochs": 1, "threads": 1})
+
+
+def test_claim_states_its_rule_before_any_run(quick: None, place: Settings) -> None:
+    page = notebook.analysis(CLAIM)
+    assert "It helps" in page.question().data and "by more than 0.05" in page.rule().data
+    assert list(page.arms().index) == ["plain", "dropped"]
+    assert not (place.store / "runs").exists()
+
+
+def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
+    page = notebook.analysis(CLAIM)
+    page.train()
+    expected = claims.evaluate(page.runs, "gap", RULE, False)
+    assert page.verdict().data.startswith(f"**Verdict: {expected.verdict}.**")
+    assert "4 runs: " in shown.last and expected.verdict in page.finding().data
+    assert list(page.secondary().index) == ["plain", "dropped"]
+
+
+def test_claim_on_drawn_data_has_no_verdict(shown: Shown, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_settings(monkeypatch, data=None)
+    page = notebook.analysis(dataclasses.replace(CLAIM, seeds=(0,)))
+    page.train()
+    assert "not evaluated on sample data" in page.verdict().data
+
+
+def test_a_claim_with_a_faulty_rule_is_refused_before_any_run() -> None:
+    with pytest.raises(ParameterError, match="dropt"):
+        notebook.analysis(dataclasses.replace(CLAIM, rule=[{**RULE[0], "arm": "dropt"}]))
+
+
+def test_only_a_ranking_of_whole_default_pages_shows_the_test_beside_it() -> None:
+    depth = schema.resolve_page(schema.load_page("05_analysis/depth"), False)
+    rates = schema.resolve_page(schema.load_page("05_analysis/learning_rate"), False)
+    assert notebook.Claim(depth).shows_test
+    assert not notebook.Claim(rates).shows_test
+    assert not notebook.Claim(CLAIM).shows_test
+
+
+def test_summary_names_every_claim_and_trains_none(place: Settings) -> None:
+    page = notebook.analysis(Params())
+    pages = [name for name in schema.page_names() if name.startswith("05_analysis/") and "summary" not in name]
+    assert list(page.table["page"]) == pages
+    assert set(page.table["verdict"]) == {"not yet run"}
+    assert list(page.table.columns) == list(artifacts.CLAIM_COLUMNS)
+    assert f"{len(pages)} are not yet run" in page.finding().data
+    assert not (place.store / "runs").exists()

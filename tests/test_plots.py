@@ -1,0 +1,305 @@
+"""Figures: the finding in the title is the data's, colours are the house's, and nothing leaks into the caller's settings."""
+
+import io
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from fer_core import evaluation, plots
+from fer_core.schema import EMOTIONS
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    plt.close("all")
+
+
+def history(loss=(1.8, 1.4, 1.6), accuracy=(0.3, 0.5, 0.45)):
+    n = len(loss)
+    columns = {"train_loss": np.linspace(2, 1, n), "train_accuracy": np.linspace(0.3, 0.6, n), "gradient_norm": 1.0}
+    columns |= {"train_clean_accuracy": np.nan, "validation_loss": loss, "validation_accuracy": accuracy}
+    return pd.DataFrame({"epoch": range(1, n + 1), "learning_rate": 0.01} | columns)
+
+
+def metrics():
+    p = np.array([[0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.1, 0.9]])
+    return evaluation.metrics(p, [0, 0, 1, 1], ("happy", "disgust"))
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def faces(n):
+    return np.random.default_rng(0).integers(0, 256, (n, 48, 48), dtype=np.uint8)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What `show` hands to the page: a list of (data, metadata)."""
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: outputs.append((data, metadata)))
+    return outputs
+
+
+# -- colours and settings
+
+
+def test_emotion_keeps_its_colour_whatever_stands_beside_it():
+    assert plots.palette(EMOTIONS)["disgust"] == plots.palette(["disgust"])["disgust"] == "#009E73"
+
+
+def test_other_classes_take_colours_that_no_shown_emotion_has():
+    found = plots.palette(["happy", "contempt", "boredom"])
+    assert len(set(found.values())) == 3
+
+
+def test_more_classes_than_colours_still_have_one_each():
+    assert len(plots.palette([f"class {i}" for i in range(20)])) == 20
+
+
+def test_callers_settings_stay_as_they_were():
+    before = dict(mpl.rcParams)
+    plots.loss_curves(history(), 2)
+    assert dict(mpl.rcParams) == before
+
+
+def test_no_letter_is_smaller_than_nine_points():
+    matrix = np.array([[5, 1], [2, 3]])
+    tested = [
+        plots.confusion_matrix(matrix, ["happy", "sad"]),
+        plots.class_bars(metrics())[0],
+        plots.loss_curves(history(), 2)[0],
+    ]
+    tested.append(plots.images_grid(faces(8), ["fear"] * 8)[0])
+    for axes in tested:
+        found = axes.get_figure().findobj(mpl.text.Text)
+        assert min(text.get_fontsize() for text in found if text.get_text()) >= 9
+
+
+# -- what goes into the page
+
+
+def test_shown_figure_carries_alt_text_and_source_and_is_closed(shown):
+    plots.show(plots.learning_rate(history()), "The rate stays.", "history.csv: learning_rate")
+    (data, metadata) = shown[0]
+    assert metadata == {
+        "image/png": {"alt": "The rate stays.", "source": "history.csv: learning_rate"},
+        "fer": {"faces": False},
+    }
+    assert data["text/plain"] == "The rate stays."
+    assert plt.get_fignums() == []
+
+
+def test_same_figure_has_the_same_bytes_without_date_or_version(shown):
+    for _ in range(2):
+        plots.show(plots.loss_curves(history(), 2), "", "")
+    assert shown[0][0]["image/png"] == shown[1][0]["image/png"]
+    assert set(Image.open(io.BytesIO(shown[0][0]["image/png"])).info) <= {"dpi"}
+
+
+def test_figure_fits_a_column(shown):
+    plots.show(plots.confusion_matrix(np.eye(7, dtype=int), EMOTIONS), "", "")
+    assert Image.open(io.BytesIO(shown[0][0]["image/png"])).width <= 770
+
+
+@pytest.mark.parametrize("faces_said", [False, True])
+def test_single_faces_are_marked_even_where_the_caller_forgot(shown, faces_said):
+    plots.show(plots.images_grid(faces(2), ["fear", "sad"]), "", "", faces=faces_said)
+    plots.show(plots.augmentation_grid(faces(1)[0], faces(3)), "", "", faces=faces_said)
+    assert [metadata["fer"]["faces"] for _, metadata in shown] == [True, True]
+
+
+@pytest.mark.parametrize(("counts", "marked"), [((500, 40), False), ((500, 2), True), ((500, 0), False)])
+def test_mean_of_few_faces_is_marked_as_a_face(shown, counts, marked):
+    plots.show(plots.mean_faces(faces(2).astype(float), ["happy", "disgust"], counts), "", "")
+    assert shown[0][1]["fer"]["faces"] is marked
+
+
+# -- findings
+
+
+def test_loss_title_names_lowest_epoch_and_end():
+    axes = plots.loss_curves(history(), 2)
+    assert plots.title(axes) == "Validation loss is lowest at epoch 2 (1.400) and ends at 1.600"
+
+
+def test_loss_title_says_where_numbers_stop():
+    axes = plots.loss_curves(history((1.8, np.nan, np.nan)), 1)
+    assert plots.title(axes) == "Validation loss is lowest at epoch 1 (1.800) and not a number from epoch 2 on"
+
+
+def test_selected_epoch_is_a_dashed_line_with_its_name():
+    upper, lower = plots.loss_curves(history(), 2)
+    dashed = [line for line in upper.lines if line.get_linestyle() == "--"]
+    assert [line.get_xdata()[0] for line in dashed] == [2]
+    assert "epoch 2 kept" in texts(upper)
+    assert lower.get_xlim() == upper.get_xlim()
+
+
+def test_lines_are_labelled_directly():
+    upper, _ = plots.loss_curves(history())
+    assert {"train", "validation"} <= set(texts(upper))
+    assert upper.get_legend() is None
+
+
+def test_further_seeds_are_thin_lines():
+    alone, _ = plots.loss_curves(history())
+    beside, _ = plots.loss_curves(history(), others=[history(), history()])
+    assert len(beside.lines) == len(alone.lines) + 4
+    assert sum(line.get_linewidth() < 1 for line in beside.lines) == 4
+
+
+def test_loss_that_went_astray_does_not_flatten_the_others():
+    upper, _ = plots.loss_curves(history((900.0, 1.5, 1.4)))
+    assert upper.get_ylim()[1] < 10
+    assert "cut at" in upper.get_ylabel()
+
+
+@pytest.mark.parametrize("draw", [plots.loss_curves, plots.accuracy_curves, plots.learning_rate])
+def test_history_without_epochs_still_draws(draw):
+    axes = draw(history().head(0))
+    np.ravel(axes)[0].get_figure().canvas.draw()
+    assert plots.title(axes).startswith("No epoch")
+
+
+def test_accuracy_title_says_the_gap_at_the_selected_epoch():
+    axes = plots.accuracy_curves(history(), 2)
+    assert (
+        plots.title(axes).replace("\u00a0", " ")
+        == "Validation accuracy is 50.0 % at epoch 2, training 5.0 points below it"
+    )
+
+
+def test_confusion_cells_hold_share_and_count_and_the_title_the_commonest_mistake():
+    axes = plots.confusion_matrix(np.array([[6, 2], [0, 0]]), ["happy", "disgust"])
+    assert [text.replace("\u00a0", " ") for text in texts(axes)] == ["75 %\n6", "25 %\n2", "0 %\n0", "0 %\n0"]
+    assert plots.title(axes).replace("\u00a0", " ") == "Happy is most often taken for disgust (25 % of 8)"
+
+
+def test_faultless_confusion_matrix_says_so():
+    assert plots.title(plots.confusion_matrix(np.eye(2, dtype=int), ["a", "b"])) == "No image was given a wrong label"
+
+
+def test_class_bars_name_the_lowest_recall_and_draw_absent_classes():
+    found = metrics()
+    found["classes"]["fear"] = {"n": 0, "precision": None, "recall": None, "f1": None}
+    axes = plots.class_bars(found)
+    assert plots.title(axes).replace("\u00a0", " ") == "Disgust recall is lowest (50 %, n = 2)"
+    assert "–" in texts(axes[1])
+    assert [to_hex(bar.get_facecolor()).upper() for bar in axes[0].patches] == ["#E69F00", "#009E73", "#CC79A7"]
+
+
+def test_class_recalls_compare_the_last_arm_with_the_first():
+    table = pd.DataFrame({"plain": [0.5, 0.5], "weighted": [0.75, 0.4]}, index=["disgust", "happy"])
+    assert plots.title(plots.class_recalls(table)) == "Recall changes most for disgust: +25.0 points with weighted"
+
+
+def test_reliability_title_says_over_or_underconfident():
+    p = np.array([[0.9, 0.1]] * 4)
+    assert plots.title(plots.reliability(evaluation.calibration(p, [0, 0, 1, 1]))).startswith(
+        "Overconfident by 40.0 points"
+    )
+    assert plots.title(plots.reliability(evaluation.calibration(p, [0] * 4))).startswith(
+        "Underconfident by 10.0 points"
+    )
+
+
+def test_test_intervals_show_only_what_was_scored():
+    axes = plots.test_intervals({"validation": metrics()})
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["validation\n(n = 4)"]
+
+
+def test_test_intervals_say_what_copies_make():
+    official, leak_free = metrics(), metrics() | {"accuracy": 0.5}
+    axes = plots.test_intervals({"validation": metrics(), "test_official": official, "test_leak_free": leak_free})
+    assert plots.title(axes).endswith("copies make +25.0 points")
+
+
+def test_published_figure_without_interval_is_hollow():
+    table = pd.DataFrame(
+        {"name": ["ours", "theirs"], "value": [0.7, 0.73], "low": [0.68, np.nan], "high": [0.72, np.nan]}
+    )
+    axes = plots.accuracies(table.assign(ours=[True, False]), "Theirs is higher")
+    markers = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [to_hex(line.get_markerfacecolor()) for line in markers] == [plots.VALIDATION, "#ffffff"]
+
+
+def test_class_counts_state_the_imbalance():
+    counts = pd.DataFrame({"training": [6026, 371], "test": [9, 1]}, index=["happy", "disgust"])
+    expected = "Happy has 16.2 times as many training images as disgust (6,026 against 371)"
+    assert plots.title(plots.class_counts(counts)) == expected
+
+
+def test_near_copies_are_stated_at_098():
+    table = pd.DataFrame({"threshold": [0.9, 0.98], "n": [300, 41], "mirrored": [5, 0], "agreement": [0.8, np.nan]})
+    assert plots.title(plots.near_copy_curve(table)) == "41 more test images have a near copy above 0.98"
+
+
+def test_pixel_statistics_count_flat_images():
+    axes = plots.pixel_statistics(np.full(20, 100.0), np.full(20, 50.0), 1)
+    assert plots.title(axes).endswith("a mean grey of 100 to 100; 1 image has next to no contrast")
+
+
+def test_colour_means_and_heat_draw():
+    plots.mean_faces(np.full((2, 8, 8, 3), 127.5), ["a", "b"], (50, 50))[0].get_figure().canvas.draw()
+    axes = plots.images_grid(faces(3), ["a", "b", "c"], columns=2, heat=np.ones((3, 48, 48)))
+    assert [len(ax.images) for ax in axes] == [2, 2, 2]
+
+
+def test_arm_curves_name_highest_and_lowest_end():
+    arms = {
+        "plain": [history(), history()],
+        "better": [history(accuracy=(0.3, 0.5, 0.625))],
+        "none": [history().head(0)],
+    }
+    axes = plots.arm_curves(arms)
+    expected = "Validation accuracy ends highest with better (62.5 %), lowest with plain (45.0 %)"
+    assert plots.title(axes).replace("\u00a0", " ") == expected
+    assert set(texts(axes)) == {"plain", "better"}
+
+
+def test_end_labels_do_not_overlap():
+    axes = plots.arm_curves({f"arm {i}": [history()] for i in range(5)})
+    axes.get_figure().canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:], strict=False))
+
+
+def test_arm_values_say_how_many_runs_have_no_value():
+    table = pd.DataFrame({"arm": ["a", "a", "a", "b"], "seed": [0, 1, 2, 0], "value": [0.1, 0.2, np.nan, 0.05]})
+    axes = plots.arm_values(table, "gap")
+    found = [text.replace("\u00a0", " ") for text in texts(axes)]
+    assert found == ["15.0 points (n = 2)\n1 without value", "5.0 points"]
+    assert plots.title(axes).replace("\u00a0", " ") == "Gap is 15.0 points with a, 5.0 points with b"
+
+
+def test_arm_values_without_any_value_say_so():
+    table = pd.DataFrame({"arm": ["a"], "seed": [0], "value": [np.nan]})
+    assert plots.title(plots.arm_values(table, "gap")) == "No run has a value of gap"
+
+
+def test_seed_values_set_the_first_seed_beside_the_mean():
+    axes = plots.seed_values(pd.DataFrame({"seed": [3, 4], "value": [0.5, 0.75]}))
+    expected = "Validation accuracy is 50.0 % with seed 3, 62.5 % on average over 2 seeds"
+    assert plots.title(axes).replace("\u00a0", " ") == expected
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["seed 3", "seed 4", "all"]
+
+
+def test_claim_effects_count_verdicts_and_tell_them_apart_by_shape_too():
+    rows = [
+        ("A", 0.4, 0.1, 0.7, "supported"),
+        ("B", -0.02, -0.03, -0.01, "not supported"),
+        ("C", None, None, None, "inconclusive"),
+    ]
+    axes = plots.claim_effects(pd.DataFrame(rows, columns=["claim", "effect", "low", "high", "verdict"]))
+    assert plots.title(axes) == "Of 3 claims 1 is supported, 1 is not supported, 1 is inconclusive"
+    assert "not supported\n−0.020 [−0.030, −0.010]" in texts(axes)
+    assert "inconclusive\nno value" in texts(axes)
+    assert [line.get_marker() for line in axes.lines if line.get_marker() != "None"] == ["o", "D", "D"]
