@@ -111,6 +111,8 @@ def main() -> int:
     for name in ("data", "name", "device", "jobs", "out", "set"):
         if getattr(options, name, None):
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
+    if options.command not in ("lab", "data"):
+        os.environ.setdefault("FER_THREADS", "1")  # JOBS fill the cores: faster together, and the same bits anywhere
     try:
         if options.command == "report" and not options.pages:
             raise FerError(f"which page? One of: {', '.join(schema.page_names())}")

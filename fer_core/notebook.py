@@ -38,8 +38,10 @@ class Table(pd.DataFrame):
         return cls(list(rows), columns=list(columns)).set_index(columns[0])
 
     def _repr_html_(self) -> str:
+        named = self.index.name is not None  # then a column of its own: pandas would give the name a row of its own
+        shown = self.reset_index() if named else self
         with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
-            return self.to_html(border=0, na_rep="–")
+            return shown.to_html(border=0, na_rep="–", index=not named)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -138,8 +140,13 @@ def sanity_checks(params: Params) -> None:
     failed = checks.loc[~checks["ok"].astype(bool), "check"]
     line = f"Of {len(checks)} checks before training "
     line += f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold."
-    table = checks.assign(ok=["yes" if ok else "no" for ok in checks["ok"]]).to_html(index=False, border=0)
-    display({"text/html": f"<details><summary>{line}</summary>{table}</details>", "text/plain": line}, raw=True)
+    fold(line, Table(checks.assign(ok=["yes" if ok else "no" for ok in checks["ok"]]).set_index("check")))
+
+
+def fold(line: str, table: Table) -> None:
+    """Show a table that opens with a click on its line."""
+    body = f"<details><summary>{line}</summary>{table._repr_html_()}</details>"
+    display({"text/html": body, "text/plain": f"{line}\n{table}"}, raw=True)
 
 
 # -- training
@@ -266,7 +273,8 @@ def answers(params: Params, run: Run) -> Answers:
     split, classes = "test" if _may_show_test(params, run) else "validation", open_faces().classes
     rows = run.predictions[(run.predictions["split"] == split) & (run.predictions["label"] < len(classes))]
     metrics = run.metrics["test_official" if split == "test" else "validation"]
-    return Answers(run, split, rows.reset_index(drop=True), classes, metrics)
+    by_class = {name: metrics["classes"][name] for name in classes}  # in their own order, not the file's
+    return Answers(run, split, rows.reset_index(drop=True), classes, metrics | {"classes": by_class})
 
 
 def scores(params: Params, run: Run) -> dict[str, Any]:
@@ -568,11 +576,11 @@ class Claim:
         """Further metrics of each arm, mean and interval over seeds; all recalls where the claim is about one."""
         if self.metric.startswith("recall_"):
             names = open_faces().classes
-            table = {
+            recalls = {
                 arm: {n: np.mean([claims.metric_of(run, f"recall_{n}") for run in runs]) for n in names}
                 for arm, runs in self.runs.items()
             }
-            axes = plots.class_recalls(pd.DataFrame(table))
+            axes = plots.class_recalls(pd.DataFrame(recalls))
             plots.show(axes, f"Recall of each class by arm. {plots.title(axes)}.", "metrics.json: validation, classes")
         if len({wanted[0].split for wanted in self.wanted.values()}) > 1:
             display(torn_table(open_faces()))
@@ -580,7 +588,9 @@ class Claim:
         metrics += ["late_loss_variability", "at_chance"]
         metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
         rows = [(name, *(_over_seeds(runs, metric) for metric in metrics)) for name, runs in self.runs.items()]
-        return Table.of(rows, ["arm", *map(claims.words, metrics)])
+        table = Table.of(rows, ["arm", *map(claims.words, metrics)])
+        # A phone is narrow: the longer of the two runs downwards.
+        return Table(table.T.rename_axis(index="mean over seeds", columns=None)) if len(rows) < len(metrics) else table
 
     def finding(self) -> Markdown:
         """The page in one sentence."""
@@ -649,7 +659,8 @@ class Summary:
 
     def curves(self) -> None:
         """Every claim's effect with its interval."""
-        axes = plots.claim_effects(self.table)
+        short = self.table["page"].str.replace("05_analysis/", "").str.replace("_", " ")
+        axes = plots.claim_effects(self.table.assign(claim=short))
         plots.show(axes, f"The effect of each claim with its interval. {plots.title(axes)}.", "claims.csv")
 
     def values(self) -> Table:

@@ -31,6 +31,8 @@ UNITS = {
     "surprise": (0.8, 0.85, 0.8, 0.95, -0.15, 0.0, -0.05, 1.0, -0.5, 0.1, 0.0),
     "neutral": (0.0,) * 11,
 }
+# Planted copies: usage of the copy, usage of the first, share of the former's images, whether only near.
+COPIES = ((2, 0, 0.08, False), (2, 1, 0.01, False), (2, 0, 0.03, True), (1, 0, 0.08, False), (0, 0, 0.03, False))
 CONFUSED_WITH = (4, 0, 5, 6, 6, 2, 4)  # the emotion that a careless label names instead
 
 
@@ -81,25 +83,28 @@ def _emotions(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _plant(images: np.ndarray, labels: np.ndarray, usage: np.ndarray, rng: np.random.Generator) -> None:
-    """Plants, in place, what the audit is to find: copies within and across usages, some at odds, flat images.
+    """Plants, in place, what the audit is to find: copies, exact and near, some at odds on the label; flat images.
 
-    Shares are FER2013's: of PrivateTest 8 % copies of Training and 1 % of PublicTest, of PublicTest 8 % of Training,
-    3 % repeated within Training; 4 % of the copies under another label.
+    Much as in FER2013: of PrivateTest 8 % copies of Training, 1 % of PublicTest and 3 % the same picture lighter or
+    darker, some a pixel further left; of PublicTest 8 % copies of Training; 3 % repeated within Training; 4 % of the
+    copies under another label.
     """
-    parts = [rng.permutation(np.flatnonzero(usage == part)) for part in range(3)]
-    used = [0, 0, 0]
+    waiting = [rng.permutation(np.flatnonzero(usage == part)) for part in range(3)]
+    sizes = [len(part) for part in waiting]
 
     def take(part: int, count: int) -> np.ndarray:
-        used[part] += count
-        return parts[part][used[part] - count : used[part]]
+        taken, waiting[part] = np.split(waiting[part], [count])
+        return taken
 
-    for target, source, share in ((2, 0, 0.08), (2, 1, 0.01), (1, 0, 0.08), (0, 0, 0.03)):
-        count = round(share * len(parts[target]))
-        to, of = take(target, count), take(source, count)
-        rare = labels[to] == EMOTIONS.index("disgust")  # too few to lose one
-        to, of = to[~rare], of[~rare]
+    for target, source, share, near in COPIES:
+        to, of = take(target, round(share * sizes[target])), take(source, round(share * sizes[target]))
+        common = labels[to] != EMOTIONS.index("disgust")  # too few to lose one
+        to, of = to[common], of[common]
         images[to] = images[of]
         labels[to] = np.where(rng.random(len(to)) < 0.04, np.array(CONFUSED_WITH)[labels[of]], labels[of])
+        if near:
+            images[to] = np.rint(images[to] * rng.uniform(0.7, 0.95, (len(to), 1, 1)) + 12).astype(np.uint8)
+            images[to[::2], :, :-1] = images[to[::2], :, 1:]
     flat = take(0, min(4, len(labels) // 500))
     images[flat] = rng.integers(0, 256, (len(flat), 1, 1), dtype=np.uint8)
 
@@ -108,7 +113,7 @@ def _faces(shown: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """uint8 (n, 48, 48): one face for each emotion in `shown`.
 
     Lengths are in half-widths of the picture: x and y run from −1 to 1. Every shape is a signed distance, and its edge
-    is blended over a pixel, which is anti-aliasing without drawing at a larger size.
+    is blended over a pixel: anti-aliasing without drawing at a larger size.
     """
     n = len(shown)
 

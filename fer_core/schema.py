@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 USAGES = ("Training", "PublicTest", "PrivateTest")
 RESERVED_NAMES = ("published", "predictions", "sample")
-ROOT = Path(os.environ.get("FER_ROOT") or Path(__file__).resolve().parent.parent)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class FerError(Exception):

@@ -229,7 +229,7 @@ def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
     expected = claims.evaluate(page.runs, "gap", RULE, False)
     assert page.verdict().data.startswith(f"**Verdict: {expected.verdict}.**")
     assert "4 runs: " in shown.last and expected.verdict in page.finding().data
-    assert list(page.secondary().index) == ["plain", "dropped"]
+    assert list(page.secondary().columns) == ["plain", "dropped"]
 
 
 def test_claim_on_drawn_data_has_no_verdict(shown: Shown, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

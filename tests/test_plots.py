@@ -1,6 +1,7 @@
-"""Figures: the finding in the title is the data's, colours are the house's, and nothing leaks into the caller's settings."""
+"""Figures: titles state what the data say, colours are the house's, faces are marked, the caller's settings stay."""
 
 import io
+import itertools
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -269,7 +270,7 @@ def test_end_labels_do_not_overlap():
     axes = plots.arm_curves({f"arm {i}": [history()] for i in range(5)})
     axes.get_figure().canvas.draw()
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
-    assert all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:], strict=False))
+    assert all(below.y1 <= above.y0 + 1 for below, above in itertools.pairwise(boxes))
 
 
 def test_arm_values_say_how_many_runs_have_no_value():

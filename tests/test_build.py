@@ -1,0 +1,237 @@
+"""The build on a copy of the tree with a small study of its own: content decides, failures stay failures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_core import artifacts
+from fer_core.schema import ROOT
+
+CHEAP = "train_fraction = 0.1\nwidth = 0.25\nepochs = 1\nbatch_norm = True\n"
+NET = """from fer_core import notebook, plots
+params = notebook.parameters("01_net", globals())
+run = notebook.train_or_load(params)
+plots.show(plots.loss_curves(run.history), alt="loss", source="history.csv")"""
+
+
+def cell(kind: str, source: str, *tags: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"cell_type": kind, "id": f"c{abs(hash(source)) % 10**8}", "metadata": {}, "source": source}
+    if tags:
+        made["metadata"]["tags"] = list(tags)
+    return made | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+
+
+def write_notebook(path: Path, *cells: dict[str, Any]) -> None:
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.write_text(json.dumps({"cells": list(cells), "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+
+
+def command(tree: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FER_")}
+    environment |= {"PYTHONPATH": str(tree), "WANDB_MODE": "disabled", **env}
+    return subprocess.run(
+        [sys.executable, "-m", "fer_core", *words], cwd=tree, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two training pages, one whose second cell raises, built once."""
+    tree = tmp_path_factory.mktemp("study")
+    shutil.copytree(ROOT / "fer_core", tree / "fer_core", ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "notebooks").mkdir()
+    title = cell("markdown", "# A small network\n\nWhy it is here.")
+    parameters = cell("code", "learning_rate = 0.005\n" + CHEAP + "seeds = [0]\n", "parameters")
+    write_notebook(
+        tree / "notebooks/01_net.ipynb", title, parameters, *(cell("code", line) for line in NET.split("\n"))
+    )
+    raising = [cell("code", "from fer_core import notebook"), cell("code", "raise ValueError('broken on purpose')")]
+    write_notebook(tree / "notebooks/02_bad.ipynb", title, parameters, *raising)
+    pages = {"01_net/default": "seeds: [0, 1]\n", "01_net/slow": "learning_rate: 0.001\n", "02_bad/default": ""}
+    for name, text in pages.items():
+        (tree / "params" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / "params" / f"{name}.yaml").write_text(f"# a page of the tests\n{text}")
+    return tree, command(tree, "all-reports", FER_JOBS="2")
+
+
+@pytest.fixture(scope="module")
+def sound(built: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the page that fails, all of it current."""
+    tree = tmp_path_factory.mktemp("sound") / "tree"
+    shutil.copytree(built[0], tree)
+    shutil.rmtree(tree / "params/02_bad")
+    done = command(tree, "all-reports")
+    assert done.returncode == 0, done.stderr
+    return tree
+
+
+@pytest.fixture
+def tree(sound: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(sound, tmp_path / "tree"))
+
+
+def reports(tree: Path) -> Path:
+    return tree / "reports" / "sample"
+
+
+def plan(tree: Path, **env: str) -> str:
+    done = command(tree, "plan", **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_failing_page_is_listed_with_cell_and_error_and_the_others_are_made(built: Any) -> None:
+    tree, done = built
+    assert done.returncode == 1
+    assert re.search(r"02_bad/default: cell \d.*ValueError.*broken on purpose", done.stdout)
+    assert (reports(tree) / "02_bad/default.failed.html").exists()
+    assert not (reports(tree) / "02_bad/default.html").exists()
+    for page in ("default", "slow"):
+        assert (reports(tree) / f"01_net/{page}.html").exists()
+        assert not (reports(tree) / f"01_net/{page}.failed.html").exists()
+
+
+def test_failed_page_is_tried_again_and_the_others_are_not(built: Any) -> None:
+    text = plan(built[0])
+    assert "02_bad/default: it failed before" in text
+    assert "01_net" not in text
+
+
+def test_artifacts_have_the_promised_names_and_columns(built: Any) -> None:
+    folder = reports(built[0]) / "01_net/default"
+    assert set(artifacts.RUN_FILES) <= {file.name for file in folder.iterdir()}
+    with (folder / "history.csv").open() as file:
+        assert tuple(next(csv.reader(file))) == artifacts.HISTORY_COLUMNS
+    with (reports(built[0]) / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == artifacts.RESULT_COLUMNS
+    assert [(row["page"], row["seed"]) for row in rows if row["page"] == "01_net/default"] == [
+        ("01_net/default", "0"),
+        ("01_net/default", "1"),
+    ]
+    with (reports(built[0]) / "claims.csv").open() as file:
+        assert tuple(next(csv.reader(file))) == artifacts.CLAIM_COLUMNS
+
+
+def test_page_holds_no_path_and_no_clock_outside_provenance(built: Any) -> None:
+    html = (reports(built[0]) / "01_net/default.html").read_text()
+    outside = re.sub(r"<!-- provenance -->.*<!-- /provenance -->", "", html, flags=re.DOTALL)
+    assert outside != html
+    assert str(built[0]) not in html
+    started = json.loads((reports(built[0]) / "01_net/default/run.json").read_text())["started"]
+    assert started[:10] not in outside
+
+
+def test_second_build_executes_nothing_and_never_imports_torch(tree: Path) -> None:
+    plan(tree)  # a copied store reads its images once more: their file is another one
+    before = {file: file.stat().st_mtime_ns for file in reports(tree).rglob("*") if file.is_file()}
+    script = "import sys; sys.argv = ['fer', 'all-reports']; from fer_core.__main__ import main; code = main(); "
+    script += "heavy = {'torch', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy; sys.exit(code)"
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert before == {file: file.stat().st_mtime_ns for file in reports(tree).rglob("*") if file.is_file()}
+
+
+def test_touching_everything_changes_nothing(tree: Path) -> None:
+    for file in tree.rglob("*"):
+        os.utime(file)
+    assert "2 of 2 pages are current" in plan(tree)
+
+
+def test_changed_learning_rate_is_named_and_concerns_its_page_alone(tree: Path) -> None:
+    (tree / "params/01_net/slow.yaml").write_text("# why\nlearning_rate: 0.002\n")
+    text = plan(tree)
+    assert "01_net/slow: learning_rate 0.001 → 0.002" in text
+    assert "1 runs to train" in text
+    assert "01_net/default:" not in text
+
+
+def test_set_on_the_command_line_is_named_too(tree: Path) -> None:
+    assert "epochs 1 → 2" in plan(tree, FER_SET="epochs=2")
+
+
+def test_changed_plot_renders_again_without_training(tree: Path) -> None:
+    file = tree / "fer_core/plots.py"
+    file.write_text(file.read_text() + "\nUNUSED = 1\n")
+    text = plan(tree)
+    assert "0 of 2 pages are current" in text
+    assert "plots.py changed" in text
+    assert "to train" not in text
+
+
+def test_comment_and_docstring_change_nothing(tree: Path) -> None:
+    for name in ("plots.py", "training.py"):
+        file = tree / "fer_core" / name
+        text = file.read_text()
+        file.write_text("# a remark\n" + text.replace('"""', '"""Reworded. ', 1))
+    assert "2 of 2 pages are current" in plan(tree)
+
+
+def test_changed_training_code_trains_everything_anew(tree: Path) -> None:
+    file = tree / "fer_core/training.py"
+    file.write_text(file.read_text() + "\nUNUSED = 1\n")
+    assert "3 runs to train" in plan(tree)
+
+
+def test_added_network_makes_nothing_stale(tree: Path) -> None:
+    shutil.copy(tree / "fer_core/networks/basic_cnn.py", tree / "fer_core/networks/mine.py")
+    assert "2 of 2 pages are current" in plan(tree)
+    (tree / "params/01_net/mine.yaml").write_text("# an idea\nnetwork: mine\n")
+    assert "01_net/mine: never made; 1 of 1 runs to train" in plan(tree)
+
+
+def test_page_changed_by_hand_is_made_again(tree: Path) -> None:
+    html = reports(tree) / "01_net/slow.html"
+    html.write_text(html.read_text() + "<!-- mine -->")
+    assert "01_net/slow: its HTML was changed by hand" in plan(tree)
+
+
+def test_reworded_notebook_is_made_again_without_training(tree: Path) -> None:
+    path = tree / "notebooks/01_net.ipynb"
+    path.write_text(path.read_text().replace("Why it is here.", "Why it is there."))
+    text = plan(tree)
+    assert "its notebook changed" in text
+    assert "to train" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "sentence"),
+    [
+        (("report", "01_net/defalt"), {}, "did you mean 01_net/default?"),
+        (("report",), {}, "which page?"),
+        (("plan",), {"FER_SET": "epoch=2"}, "did you mean epochs?"),
+        (("plan",), {"FER_SET": "epochs=0"}, "expected at least 1"),
+        (("plan",), {"FER_DATA": "nowhere.csv"}, "nowhere.csv"),
+        (("plan",), {"FER_NAME": "published"}, "reserved"),
+        (("plan",), {"FER_DEVICE": "gpu"}, "expected auto, cpu, cuda or mps"),
+        (("plan",), {"FER_JOBS": "two"}, "JOBS is 'two'"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_no_traceback(
+    built: Any, words: tuple[str, ...], env: dict[str, str], sentence: str
+) -> None:
+    done = command(built[0], *words, **env)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_clean_names_sizes_and_removes_what_can_be_rebuilt(tree: Path) -> None:
+    (tree / "reports/published/fer2013").mkdir(parents=True)
+    done = command(tree, "clean")
+    assert "MB" in done.stdout
+    assert not (tree / ".runs").exists()
+    assert not reports(tree).exists()
+    assert (tree / "reports/published/fer2013").exists()

@@ -1,0 +1,172 @@
+"""Pages in a real browser: phone and desk, light and dark, with scripts and without, and what axe finds.
+
+Needs Chromium (Debian's package, at /usr/bin/chromium or where FER_CHROMIUM says) and playwright; axe-core's axe.min.js
+from npm where FER_AXE says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+
+from fer_core import report
+from fer_core.artifacts import Settings
+from tests.test_report import CLAIM, ENTRIES, ROWS, cells, picture, with_output
+
+CHROMIUM = Path(os.environ.get("FER_CHROMIUM", "/usr/bin/chromium"))
+AXE = os.environ.get("FER_AXE")
+OPTIONS = (
+    "--no-sandbox",
+    "--headless",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+)
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no Chromium at {CHROMIUM}: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Addresses of a page, a failed page and an index, with what is hard to lay out."""
+    folder = tmp_path_factory.mktemp("pages")
+    wide = pd.DataFrame({f"a_long_column_{i}": [i / 7] * 50 for i in range(20)})
+    told = {"image/png": {"alt": "A figure", "source": "history.csv: epoch, " + "a_very_long_column_name_" * 5}}
+    stream = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("stream", text="long line " * 60)])
+    made = cells(
+        "# Title\n\nWords.",
+        "x = 1",
+        "## One",
+        "y = 2  # " + "very long " * 30,
+        "### Two\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+    )
+    made.cells += [with_output({"text/html": wide.to_html()}), with_output({"image/png": picture()}, told), stream]
+    made.cells += [with_output({"text/markdown": "**61.2 %** is the finding."}, tag="finding")]
+    made.cells += cells(*(f"## Section {i}\n\n" + "Words and words. " * 80 for i in range(4))).cells
+    notebook = report.clean(made)
+    context = {"name": "04_complex_cnn/default", "title": "A title", "dataset": "sample", "sample": True}
+    context |= {"previous": "03_dropout/default", "following": "05_analysis/schedule_and_clipping"}
+    context |= {
+        "files": ("history.csv",),
+        "commands": ("make report " * 12,),
+        "provenance": {"host": "h", "commit": "c" * 90},
+    }
+    failure = report.Failure(2, "y = 2", "KeyError", "a_word_without_any_blank_" * 8)
+    claims = [{**CLAIM, "rule": "the rule " * 12, "verdict": v} for v in ("supported", "not supported", "inconclusive")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "read_notebook", lambda name: cells(f"# Chapter {name}"))
+        rendered = {
+            "page": report.render(notebook, report.PageContext(**context)),
+            "failed": report.render(notebook, report.PageContext(**context, failure=failure)),
+            "index": report.render_index(Settings(folder, "fer2013", "cpu", folder), ENTRIES, ROWS, claims, 2),
+        }
+    for name, text in rendered.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: (folder / f"{name}.html").as_uri() for name in rendered}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(OPTIONS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def show(browser: Any, pages: dict[str, str]) -> Iterator[Callable[..., Any]]:
+    """Opens a page; fails at the end if it asked for anything but itself or wrote to the console."""
+    asked: list[str] = []
+    complaints: list[str] = []
+
+    def opened(name: str, viewport: dict[str, int] = DESK, **options: Any) -> Any:
+        page = browser.new_context(viewport=viewport, **options).new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(pages[name])
+        return page
+
+    yield opened
+    assert [url for url in asked if url not in pages.values() and not url.startswith("data:")] == []
+    assert complaints == []
+
+
+EVERY_PAGE = pytest.mark.parametrize("name", ["page", "failed", "index"])
+
+
+@EVERY_PAGE
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_nothing_is_wider_than_the_screen(show: Callable[..., Any], name: str, viewport: dict[str, int]) -> None:
+    assert show(name, viewport).evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+@EVERY_PAGE
+def test_page_is_whole_without_scripts(show: Callable[..., Any], name: str) -> None:
+    page = show(name, PHONE, java_script_enabled=False)
+    assert page.locator("h1").is_visible() and page.locator(".toc a").first.is_visible()
+
+
+def test_code_unfolds_without_scripts(show: Callable[..., Any]) -> None:
+    page = show("page", java_script_enabled=False)
+    fold = page.locator("details.code", has_text="very long")
+    assert not fold.locator("pre").is_visible()
+    fold.locator("summary").click()
+    assert fold.locator("pre").is_visible()
+
+
+def test_contents_fold_on_a_phone_and_stay_in_view_at_a_desk(show: Callable[..., Any]) -> None:
+    assert not show("page", PHONE).locator(".toc nav").is_visible()
+    page = show("page", DESK)
+    page.locator(".toc a", has_text="Section 1").click()
+    page.locator(".toc [aria-current]", has_text="Section 1").wait_for()
+    assert page.evaluate("scrollY") > 500
+    assert page.locator(".toc a").first.evaluate("a => a.getBoundingClientRect().top") >= 0
+
+
+def test_one_button_unfolds_all_code(show: Callable[..., Any]) -> None:
+    page = show("page")
+    page.get_by_role("button", name="Show all code").click()
+    assert page.locator("details.code:not([open])").count() == 0
+    page.get_by_role("button", name="Hide all code").click()
+    assert page.locator("details.code[open]").count() == 0
+
+
+def test_results_sort_by_a_click(show: Callable[..., Any]) -> None:
+    page = show("index")
+    verdicts = page.locator("table.sortable").first.locator("tbody tr td:first-child")
+    page.get_by_role("button", name="Verdict").click()
+    assert [text.strip() for text in verdicts.all_inner_texts()] == ["inconclusive", "not supported", "supported"]
+    page.get_by_role("button", name="Verdict").click()
+    assert verdicts.first.inner_text().strip() == "supported"
+
+
+def test_paper_shows_no_navigation_and_whole_tables(show: Callable[..., Any]) -> None:
+    page = show("page")
+    page.emulate_media(media="print")
+    assert not page.locator("aside").is_visible() and not page.locator(".neighbours").first.is_visible()
+    assert page.locator(".scroll.long").evaluate("t => t.scrollHeight - t.clientHeight") <= 1
+
+
+@pytest.mark.skipif(not AXE, reason="FER_AXE does not say where axe.min.js is")
+@EVERY_PAGE
+@pytest.mark.parametrize(("scheme", "viewport"), [("light", DESK), ("dark", PHONE)], ids=["desk", "phone"])
+def test_axe_finds_nothing(show: Callable[..., Any], name: str, scheme: str, viewport: dict[str, int]) -> None:
+    page = show(name, viewport, color_scheme=scheme, bypass_csp=True)
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    page.add_script_tag(path=AXE)
+    found = page.evaluate(
+        "axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' | ')))"
+    )
+    assert found == []

@@ -1,0 +1,394 @@
+"""Notebooks of a few cells, executed and rendered: what a page promises, and what becomes of a notebook that fails."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fer_core import artifacts, report
+from fer_core.artifacts import Run, Settings
+from fer_core.report import PageContext
+from fer_core.schema import ROOT, Page, Params, parse_set
+
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+GOOD = [
+    "# A *title*\n\nOpening words.",
+    ("learning_rate = 0.1", "parameters"),
+    "## Finding",
+    (f"from IPython.display import Markdown\nMarkdown(f'**{{learning_rate}}** is it. {HOSTILE}')", "finding"),
+    "## Same\n\n### Below\n\n## Same",
+    "import os, sys\nprint(sorted(os.environ.items()))\nprint('at', os.getcwd(), sys.prefix, object())",
+    "raw_state = {k: os.environ.get(k) for k in ('FER_NAME', 'FER_PAGE', 'FER_THREADS', 'FER_SET')}\nraw_state",
+]
+ENDINGS = {
+    "raising": "values = {}\nvalues['<b>missing</b>']",
+    "killed": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+    "leaving": "import sys\nsys.exit(0)",
+}
+
+
+def cells(*sources: Any) -> Any:
+    """A notebook: Markdown where the text starts with #, a (source, tag) or a source of code otherwise."""
+    made = []
+    for source in sources:
+        text, tags = (source[0], [source[1]]) if isinstance(source, tuple) else (source, [])
+        kind = nbformat.v4.new_markdown_cell if text.startswith("#") else nbformat.v4.new_code_cell
+        made.append(kind(text, metadata={"tags": tags}))
+    return nbformat.v4.new_notebook(cells=made)
+
+
+def with_output(data: dict[str, Any], metadata: dict[str, Any] | None = None, tag: str = "") -> Any:
+    output = nbformat.v4.new_output("display_data", data, metadata=metadata or {})
+    return nbformat.v4.new_code_cell("show()", outputs=[output], metadata={"tags": [tag] if tag else []})
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Makes the page <name>/default of the given cells; returns its failure and the folder of reports."""
+    place = tmp_path_factory.mktemp("make")
+
+    class FixturePage(Page):
+        """A page whose notebook lies in a temporary folder."""
+
+        @property
+        def notebook_path(self) -> Path:
+            return place / f"{self.notebook}.ipynb"
+
+    def made(name: str, *sources: Any, runs: tuple[Run, ...] = (), **params: Any) -> Any:
+        page = FixturePage(f"{name}/default", {"batch_size": 8})
+        nbformat.write(cells(*sources), page.notebook_path)
+        settings = Settings(None, "sample", "cpu", place, {"epochs": 2, "learning_rate": 1e-05})
+        told = page, Params(**params), settings, runs, "key", {"data": "d"}, ("before/default", None), 3
+        return report.make_page(*told), settings.reports
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def good(make: Callable[..., Any]) -> Path:
+    """The reports folder with the page good/default, made while secrets stood in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("WANDB_API_KEY", "a-secret")
+        patch.setenv("SOME_TOKEN", "a-secret")
+        failure, reports = make("good", *GOOD)
+    assert failure is None
+    return reports
+
+
+@pytest.fixture(scope="module")
+def page(good: Path) -> str:
+    return (good / "good" / "default.html").read_text(encoding="utf-8")
+
+
+# -- executing
+
+
+def test_no_secret_reaches_a_kernel(page: str) -> None:
+    assert "FER_OUT" in page and "a-secret" not in page
+
+
+def test_kernel_is_told_name_page_threads_and_set(good: Path) -> None:
+    told = nbformat.read(good / "good/default/notebook.ipynb", 4).cells[-1].outputs[0].data["text/plain"]
+    for word in ("'sample'", "'good/default'", "'3'", "epochs=2 learning_rate=1.0e-05"):
+        assert word in told
+
+
+def test_set_is_written_so_that_it_reads_back() -> None:
+    values = {"learning_rate": 1e-05, "seeds": (0, 1), "gradient_clip": None, "split": "group", "width": 0.5}
+    assert parse_set(report.set_text(values)) == values
+
+
+def test_kernel_runs_in_the_repository_and_no_path_of_the_machine_is_told(good: Path, page: str) -> None:
+    for text in (page, (good / "good/default/notebook.ipynb").read_text()):
+        assert not re.search(
+            rf"{re.escape(str(ROOT))}/|{re.escape(sys.prefix)}|{re.escape(str(good))}|0x[0-9a-f]{{6}}", text
+        )
+
+
+def test_a_second_execution_gives_the_same_bytes(make: Callable[..., Any], good: Path) -> None:
+    files = ("good/default.html", "good/default/notebook.ipynb", "good/default/page.json")
+    before = [(good / name).read_bytes() for name in files]
+    assert make("good", *GOOD)[0] is None
+    assert [(good / name).read_bytes() for name in files] == before
+
+
+def test_page_json_holds_the_finding_and_the_hash_of_the_page(good: Path) -> None:
+    told = artifacts.read_json(good / "good/default/page.json")
+    assert told["finding"].startswith("0.1 is it. <img")
+    assert told["html"] == artifacts.digest((good / "good/default.html").read_bytes())
+    assert (told["title"], told["report_key"], told["inputs"]) == ("A title", "key", {"data": "d"})
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [("raising", "KeyError", "<b>missing</b>"), ("killed", "KernelDied", "died"), ("leaving", "SystemExit", "ended")],
+)
+def test_failing_notebook_leaves_its_page_up_to_there(
+    make: Callable[..., Any], name: str, error: str, words: str
+) -> None:
+    failure, reports = make(name, "# Title", "print('seen')", ENDINGS[name], "print('never')", "## After")
+    page = (reports / name / "default.failed.html").read_text()
+    assert (failure.cell, failure.line, failure.error) == (3, ENDINGS[name].splitlines()[0], error)
+    assert words in failure.message and "\n" not in str(failure)
+    assert "seen" in page and "never" not in page and "After" not in page
+    assert f"{error}: " in page and "<b>missing" not in page
+    assert not (reports / name / "default.html").exists()
+    assert not (reports / name / "default" / "page.json").exists()
+
+
+# -- putting in place; no kernel is needed for it
+
+
+@pytest.fixture
+def unexecuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks are taken as executed."""
+
+    def copied(page: Page, values: Any, target: Path, *_: Any) -> None:
+        artifacts.write_bytes(target, page.notebook_path.read_bytes())
+
+    monkeypatch.setattr(report, "execute", copied)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    folder = tmp_path / "run"
+    scores = {"validation": {"accuracy": 0.5}, "test_official": {"accuracy": 0.4}, "test_leak_free": {"accuracy": 0.3}}
+    artifacts.write_json(folder / "metrics.json", scores)
+    artifacts.write_json(
+        folder / "run.json", {"state": "done", "seconds": 3.0, "versions": {"torch": "2"}, "host": "h"}
+    )
+    predictions = pd.DataFrame({"image_id": ["a", "b"], "split": ["validation", "test"]})
+    artifacts.write_frame(folder / "predictions.parquet", predictions)
+    (folder / "history.csv").write_text("epoch\n1\n")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return Run("k", Params(), folder)
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_success_removes_the_failed_page(make: Callable[..., Any]) -> None:
+    failed = make("mended", "# Title")[1] / "mended" / "default.failed.html"
+    failed.write_bytes(b"old")
+    assert make("mended", "# Title") == (None, failed.parent.parent)
+    assert not failed.exists()
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_page_that_may_not_score_the_test_holds_none_of_it(make: Callable[..., Any], run: Run) -> None:
+    folder = make("unscored", "# Title", runs=(run,))[1] / "unscored" / "default"
+    assert set(artifacts.read_json(folder / "metrics.json")) == {"validation"}
+    assert list(pd.read_parquet(folder / "predictions.parquet")["split"]) == ["validation"]
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_scoring_page_holds_its_runs_files_unchanged(make: Callable[..., Any], run: Run) -> None:
+    folder = make("scored", "# Title", runs=(run,), score_test=True)[1] / "scored" / "default"
+    for name in artifacts.RUN_FILES:
+        assert (folder / name).read_bytes() == (run.folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_page_whose_run_is_missing_fails(make: Callable[..., Any], tmp_path: Path) -> None:
+    failure, reports = make("runless", "# Title", "1", runs=(Run("abc", Params(), tmp_path),))
+    assert failure.error == "RunMissing" and "abc" in failure.message
+    assert not (reports / "runless" / "default" / "page.json").exists()
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_kill_while_files_are_put_in_place_leaves_no_finished_page(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, content: bytes) -> None:
+        if path.suffix == ".html":
+            raise KeyboardInterrupt
+        written(path, content)
+
+    reports = make("cut", "# Title")[1]
+    assert (reports / "cut" / "default" / "page.json").exists()
+    written = artifacts.write_bytes
+    monkeypatch.setattr(artifacts, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make("cut", "# Title")
+    assert not (reports / "cut" / "default" / "page.json").exists()
+
+
+def test_provenance_says_where_runs_differ(run: Run, tmp_path: Path) -> None:
+    artifacts.write_json(tmp_path / "run.json", {"seconds": 4.0, "versions": {"torch": "3"}, "host": "h"})
+    told = report.provenance([run, Run("l", Params(), tmp_path, foreign="device")])
+    assert told["versions torch"] == "2 · 3 (the runs differ)"
+    assert (told["seconds"], told["host"], told["runs"]) == ("7 in 2 runs", "h", "2")
+    assert "device" in told["brought from elsewhere"]
+
+
+# -- rendering
+
+
+def tags_of(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    """The page's tags with their attributes, as a browser reads them."""
+    found: list[tuple[str, dict[str, str | None]]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(page)
+    return found
+
+
+def rendered(*made: Any, **context: Any) -> str:
+    notebook = report.clean(nbformat.v4.new_notebook(cells=list(made)))
+    return report.render(notebook, PageContext(**{"name": "n/p", "title": "T", "dataset": "d", **context}))
+
+
+def picture(colour: tuple[int, int, int] = (1, 2, 3)) -> str:
+    written = io.BytesIO()
+    Image.new("RGB", (60, 40), colour).save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def test_finding_stands_on_top_and_only_there(page: str) -> None:
+    assert page.count("is it.") == 2  # in the sentence, and in its folded code
+    assert page.index("<strong>0.1</strong> is it.") < page.index("Opening words")
+    assert 'id="finding"' not in page  # its heading would stand for nothing
+
+
+def test_text_from_data_is_escaped_wherever_it_comes_from() -> None:
+    made = [
+        with_output({"text/markdown": HOSTILE + "[x](javascript:alert(1))"}, tag=tag) for tag in ("finding", "")
+    ] + [
+        with_output({"text/plain": HOSTILE}),
+        with_output({"text/html": f"<p onclick='alert(3)'>{HOSTILE}</p><style>p{{}}</style>"}),
+        with_output({"image/png": picture()}, {"image/png": {"alt": f'"{HOSTILE}', "source": HOSTILE}}),
+    ]
+    page = rendered(*made, title=HOSTILE, provenance={HOSTILE: HOSTILE}, commands=(HOSTILE,))
+    tags = tags_of(page)
+    assert page.count("&lt;script&gt;alert") >= 9 and len([tag for tag, _ in tags if tag == "script"]) == 1
+    for tag, attributes in tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert not (attributes.get("href") or "").startswith(("javascript", "harmful:"))
+        assert tag != "img" or not attributes.get("src") or attributes["src"].startswith("data:image/png;base64,")
+
+
+def test_page_asks_no_host_for_anything(page: str) -> None:
+    assert not re.search(r"(src|href)=\"(https?:)?//|url\(|@import|<link", page)
+    assert "default-src 'none'" in page
+
+
+def test_figure_has_alt_text_its_size_and_a_linked_source() -> None:
+    told = {"image/png": {"alt": "What it shows", "source": "history.csv: epoch"}}
+    page = rendered(with_output({"image/png": picture()}, told), files=("history.csv",))
+    assert re.search(r'<img [^>]*alt="What it shows" width="60" height="40"', page)
+    assert '<a href="p/history.csv">history.csv</a>: epoch' in page
+
+
+def test_headings_are_linked_and_told_apart(page: str) -> None:
+    contents = re.findall(r'<li class="level-(\d)"><a href="#([\w-]+)">', page)
+    assert contents[:3] == [("2", "same"), ("3", "below"), ("2", "same-2")]
+    assert all(f'id="{name}"' in page for _, name in contents)
+
+
+def test_numeric_columns_are_set_right_and_pandas_two_header_rows_made_one() -> None:
+    frame = pd.DataFrame({"class": ["a", "b"], "n": ["1,000", "–"], "word": ["1 a", "2"]}).set_index("class")
+    page = rendered(with_output({"text/html": frame.to_html()}))
+    assert re.search(r"<th>class</th>\s*<th data-n>n</th>\s*<th>word</th>\s*</tr>\s*</thead>", page)
+    assert "<td data-n>1,000</td>" in page and "<td>1 a</td>" in page
+
+
+def test_drawn_data_is_said_on_top_only_where_it_is() -> None:
+    assert "Drawn data" in rendered(sample=True) and "Drawn data" not in rendered()
+
+
+def test_code_is_folded_and_neighbours_linked() -> None:
+    page = rendered(nbformat.v4.new_code_cell("x = 1"), previous="a/b", following=None)
+    assert re.search(r"<details class=\"code\">\s*<summary>Code</summary>", page)
+    assert 'href="../a/b.html"' in page and 'href="../index.html"' in page and 'rel="next"' not in page
+
+
+def test_provenance_stands_between_its_marks() -> None:
+    one, other = (rendered(provenance={"host": host}) for host in ("one", "other"))
+    marks = re.compile("<!-- provenance -->.*<!-- /provenance -->", re.S)
+    assert one != other and marks.sub("", one) == marks.sub("", other)
+
+
+def test_figures_become_smaller_and_keep_their_colours() -> None:
+    noise = Image.frombytes("RGB", (200, 200), os.urandom(120_000)).quantize(64).convert("RGB")
+    written = io.BytesIO()
+    noise.convert("RGBA").save(written, "PNG")
+    large = base64.b64encode(written.getvalue()).decode()
+    small = report.smaller_png(large)
+    assert len(small) < len(large) / 2
+    assert Image.open(io.BytesIO(base64.b64decode(small))).convert("RGB").tobytes() == noise.tobytes()
+
+
+def test_commands_name_what_the_reader_must_give_and_no_path(tmp_path: Path) -> None:
+    told = report.commands("a/b", Settings(tmp_path, "mine", "cpu", tmp_path, {"epochs": 2}))
+    assert told[0] == "make report PAGE=a/b DATA=path/to/fer2013 NAME=mine SET='epochs=2'"
+
+
+# -- the index
+
+ENTRIES = [
+    {
+        "name": "01_basic_cnn/default",
+        "title": "Basic",
+        "finding": "F <b>",
+        "state": "done",
+        "href": "x.html",
+        "reason": "",
+    },
+    {"name": "01_basic_cnn/other", "title": "", "finding": "", "state": "failed", "href": "y.html", "reason": "cell 3"},
+    {"name": "04_complex_cnn/default", "title": "", "finding": "", "state": "missing", "href": None, "reason": ""},
+]
+ROWS = [
+    {"page": "04_complex_cnn/default", "seed": 0, "validation_accuracy": "0.5", "test_official_accuracy": None},
+    {"page": "04_complex_cnn/default", "seed": 1, "validation_accuracy": 0.9},
+    {"page": "05_analysis/depth", "seed": 0, "validation_accuracy": 0.7},
+]
+CLAIM = {"claim": "C", "page": "05_analysis/depth", "effect": -0.1, "low": None, "high": float("nan"), "n": 1}
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], str]:
+    def made(sample: bool) -> str:
+        monkeypatch.setattr(report, "read_notebook", lambda name: cells(f"# Chapter {name}"))
+        settings = Settings(None if sample else Path("x"), "d", "cpu", Path("out"))
+        claims = [{**CLAIM, "rule": "R", "verdict": "inconclusive"}]
+        return report.render_index(settings, ENTRIES, ROWS, claims, 3)
+
+    return made
+
+
+def test_index_shows_failed_and_missing_pages_as_such(index: Callable[[bool], str]) -> None:
+    page = index(False)
+    assert '<span class="chip bad">failed</span>' in page and "not made yet" in page and "cell 3" in page
+    assert "F &lt;b&gt;" in page and "Chapter 04_complex_cnn" in page and "<strong>3 times</strong>" in page
+
+
+def test_headline_is_the_first_seed_not_the_best(index: Callable[[bool], str]) -> None:
+    page = index(False)
+    assert ">50.0</td>" in page and ">90.0</td>" not in page and "<td data-n>2</td>" in page
+
+
+def test_original_stands_beside_real_results_only(index: Callable[[bool], str]) -> None:
+    assert "<td data-n>61</td>" in index(False) and "± 1.6 points" in index(False).replace("&nbsp;", " ")
+    assert "Original" not in index(True) and "Drawn data" in index(True)
+
+
+def test_importing_report_is_cheap() -> None:
+    import subprocess
+
+    code = (
+        "import sys, fer_core.report; print([m for m in ('torch', 'nbconvert', 'pandas', 'numpy') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
