@@ -56,6 +56,10 @@ test: $(ENVIRONMENT) ## run the tests (at most five minutes)
 test-slow: $(ENVIRONMENT) ## the slow tests: kills, browser, clones
 	@$(RUN) -m pytest -m slow
 
+bench: $(ENVIRONMENT) ## this engine against the loop people write today; reading FER2013 against torchvision's
+	@$(RUN) -m benchmarks.engine
+	@$(RUN) -m benchmarks.data_reading $(DATA)
+
 lint: $(ENVIRONMENT) ## style and types
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
 

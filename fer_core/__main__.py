@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,11 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class Terminated(BaseException):
+    """SIGTERM came: a cluster wants its machine back."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 def main() -> int:
     options = _parser().parse_args()
     for name in ("data", "name", "device", "jobs", "out", "set"):
         if getattr(options, name, None):
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
+    if options.command in ("all-reports", "report"):
+        signal.signal(signal.SIGTERM, _terminate)
     if options.command not in ("lab", "data"):
         os.environ.setdefault("FER_THREADS", "1")  # JOBS fill the cores: faster together, and the same bits anywhere
     try:
@@ -120,6 +131,9 @@ def main() -> int:
     except FerError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
+    except Terminated:
+        print("\nstopped by SIGTERM; the next call goes on from the last checkpoints.", file=sys.stderr)
+        return build.STOPPED_STATUS
     except KeyboardInterrupt:
         print("\nstopped; the next call goes on where this one stood.", file=sys.stderr)
         return 130

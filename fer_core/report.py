@@ -515,13 +515,13 @@ def make_page(
     """
     import nbformat
 
-    work = settings.store / "work" / page.name
+    work = settings.store / "work" / settings.name / page.name
     shutil.rmtree(work, ignore_errors=True)
     failure = execute(page, page.values, work / "notebook.ipynb", settings, threads)
     notebook = clean(nbformat.read(work / "notebook.ipynb", 4), settings)
     shutil.rmtree(work, ignore_errors=True)
     own_run = run_folders[0] if run_folders and not params.arms else None
-    if own_run and not failure and not own_run.finished:
+    if own_run and not failure and own_run.state == "missing":
         # Code or data changed while it ran: what the notebook trained is not what this page was planned with.
         why = f"the notebook ran, but not the run {own_run.key} that was planned: run it again"
         failure = _failure(notebook, "RunMissing", why)

@@ -407,7 +407,8 @@ def _lower(params: Params) -> Params:
     changes: dict[str, Any] = {}
     for name, ceiling in sample_ceilings().items():
         value = getattr(params, name)
-        changes[name] = value[:ceiling] if name == "seeds" else min(value, ceiling)
+        if value is not None:
+            changes[name] = value[:ceiling] if name == "seeds" else min(value, ceiling)
     return dataclasses.replace(params, **changes)
 
 
