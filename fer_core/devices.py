@@ -93,7 +93,7 @@ def ready(device: str, threads: int) -> Iterator[None]:
 
     _keep_freed_memory()
     # Deterministic mode would fill every new tensor with NaN, to show reads of what was never written: 6 % of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)

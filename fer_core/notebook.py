@@ -1,7 +1,8 @@
 """What the notebooks call: parameters in, runs out, and what a page shows of them.
 
 Nothing here trains or measures by itself: it joins the modules that do, so that a notebook's cell is a line or two.
-What a cell shows follows from parameters, data and runs alone: no clock, no path.
+What a cell shows follows from parameters, data and runs alone: no clock, no path. torch is imported only where a page
+trains, scores or explains: a claim's page of finished runs starts without it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import Markdown, display
 
-from fer_core import artifacts, augment, claims, data, devices, evaluation, explain, networks, plots, schema, training
-from fer_core.artifacts import Run, settings
+from fer_core import artifacts, claims, data, devices, evaluation, plots, schema
+from fer_core.artifacts import Run, find_run, run_key, settings
 from fer_core.data import Faces
 from fer_core.schema import FerError, Params
 
@@ -113,7 +113,7 @@ def parameter_table(params: Params, notebook: str) -> Table:
     for name in sorted(defaults, key=lambda name: name not in own):
         value, default = getattr(params, name), defaults[name]
         if name in own or value != default:
-            mark = "" if value == default or default == "auto" else "◂ differs"
+            mark = "" if value == default or default == "auto" else "◂\u00a0differs"
             rows.append((name, _plain(value), _plain(default), mark, schema.SPECS[name].about))
     return Table.of(rows, ["parameter", "value", "notebook's default", "", "what it is"])
 
@@ -126,6 +126,8 @@ def _plain(value: Any) -> str:
 
 def network_table(params: Params) -> Table:
     """The network that `params` describe: layers, output shapes, parameters, multiply-adds, and their sums."""
+    from fer_core import explain, networks
+
     faces = open_faces()
     network = networks.build(params, faces.image_size, faces.channels, len(faces.classes))
     layers = explain.layer_table(network, faces.image_size, faces.channels)
@@ -136,6 +138,8 @@ def network_table(params: Params) -> Table:
 
 def sanity_checks(params: Params) -> None:
     """Show, folded, checks that take seconds and tell a broken loop from a hard problem."""
+    from fer_core import training
+
     checks = pd.DataFrame(training.sanity_checks(params, open_faces()))
     failed = checks.loc[~checks["ok"].astype(bool), "check"]
     line = f"Of {len(checks)} checks before training "
@@ -176,12 +180,33 @@ class _Log:
         self.show(f"{what}epoch {at} of {row['epochs']}", epoch_lines(pd.DataFrame(self.rows)), " open")
 
     def obtain(self, params: Params, what: str = "") -> Run:
+        found = finished(params)
+        if found is not None:
+            return found
+        from fer_core import training
+
         self.rows = []
         limit = params.time_limit_minutes
         run = training.train_or_load(params, settings(), open_faces(), lambda row: self.epoch(row, what), limit)
         if not run.metrics:
             raise FerError("time_limit_minutes ended before the first epoch did: allow more.")
         return run
+
+
+def finished(params: Params) -> Run | None:
+    """The run of these parameters if it is done or diverged already."""
+    here = settings()
+    resolved, device = devices.resolve(params, here.device)
+    return find_run(resolved, run_key(resolved, open_faces().data_hash, device), here.store, here.published)
+
+
+def scored(run: Run) -> Run:
+    """The run with its test metrics; the test set is looked at once in a run's life."""
+    if run.scored:
+        return run
+    from fer_core import training
+
+    return training.score_test(run, open_faces())
 
 
 def epoch_lines(history: pd.DataFrame) -> str:
@@ -226,7 +251,7 @@ def train_seeds(params: Params) -> list[Run]:
 
 def score_test(params: Params, runs: Sequence[Run]) -> list[Run]:
     """The runs with their test metrics, where `params.score_test` lets this page look; else as they are."""
-    return [training.score_test(run, open_faces()) for run in runs] if params.score_test else list(runs)
+    return [scored(run) for run in runs] if params.score_test else list(runs)
 
 
 # -- what came of it
@@ -343,6 +368,10 @@ def least_certain(found: Answers, n: int = 16) -> Pictures:
 
 def grad_cam(found: Answers, pictures: Pictures) -> np.ndarray:
     """Where the network looked for the answer it gave: float (n, h, w) in 0–1, for plots.images_grid(heat=…)."""
+    import torch
+
+    from fer_core import explain, training
+
     network = training.load_network(found.run, open_faces())
     classes = torch.tensor([found.classes.index(name) for name in pictures.table["predicted"]], dtype=torch.long)
     with devices.ready("cpu", int(found.run.params.threads)):
@@ -427,6 +456,10 @@ def mean_faces(faces: Faces, rows: np.ndarray) -> np.ndarray:
 
 def augmented(image: np.ndarray, n: int, **transforms: Any) -> np.ndarray:
     """What training transforms make of one image in n epochs: uint8 (n, h, w[, 3])."""
+    import torch
+
+    from fer_core import augment, training
+
     params = Params().replace(**transforms)
     numbers = torch.cat([augment.draw(params, 1, 0, epoch) for epoch in range(1, n + 1)])
     changed = augment.apply(training.channels_first(np.stack([image] * n)), numbers, params)
@@ -519,7 +552,7 @@ class Claim:
                 states[run.state] += 1
                 lines.append(f"{name}, seed {params.seed}: {run.state}")
                 if run.finished:
-                    self.runs[name].append(training.score_test(run, open_faces()) if self.shows_test else run)
+                    self.runs[name].append(scored(run) if self.shows_test else run)
         self.cut = states["cut"]
         log.show(f"{n} runs: " + ", ".join(f"{count} {state}" for state, count in states.items()), "\n".join(lines))
 

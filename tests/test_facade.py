@@ -80,7 +80,7 @@ def test_parameter_table_marks_what_differs_from_the_notebook() -> None:
     params = notebook.parameters("03_dropout", {**schema.notebook_defaults("03_dropout"), "label_smoothing": 0.1})
     table = notebook.parameter_table(params, "03_dropout")
     marks = table[""].to_dict()
-    assert marks["label_smoothing"] == "◂ differs" and marks["dropout"] == ""
+    assert marks["label_smoothing"] == "◂\u00a0differs" and marks["dropout"] == ""
     assert table.loc["precision", "value"] != "auto" and table.loc["threads", "value"] != "auto"
     assert "mixup_alpha" not in marks
 
