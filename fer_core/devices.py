@@ -134,9 +134,15 @@ def out_of_memory(fault: BaseException) -> bool:
 
 def describe(device: str) -> dict[str, Any]:
     """The machine for a page's provenance: processor, cores, GPU, libraries."""
-    import numpy
+    from importlib.metadata import PackageNotFoundError, version
+
     import torch
-    import torchvision
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
 
     return {
         "host_system": f"{platform.system()} {platform.machine()}",
@@ -146,8 +152,7 @@ def describe(device: str) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": numpy.__version__,
+            **{package: installed(package) for package in ("torchvision", "numpy", "papermill", "nbconvert", "wandb")},
         },
     }
 

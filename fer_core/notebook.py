@@ -390,7 +390,9 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
         text += "PublicTest"
     else:
         text += "validation images"
-    if len(runs) > 1:
+    if len(runs) == 2:  # Student's interval over two values says nothing
+        text += f"; seed {runs[1].params.seed} on {percent(claims.metric_of(runs[1], metric))}"
+    elif len(runs) > 2:
         text += f"; over {len(runs)} seeds the mean is {_over_seeds(runs, metric)}"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
