@@ -304,6 +304,14 @@ def test_test_set_is_scored_only_when_asked_and_twice(faces: Faces, tmp_path: Pa
     assert training.score_test(scored, copied) is scored
 
 
+def test_test_images_without_labels_are_not_scored(faces: Faces, tmp_path: Path) -> None:
+    labels = np.where(faces.usage == 2, 255, faces.labels).astype(np.uint8)
+    blind = dataclasses.replace(faces, labels=labels, data_hash="blind")
+    run = training.score_test(train(SMALL.replace(epochs=1), blind, tmp_path), blind)
+    assert not run.scored
+    assert set(run.predictions.split) == {"validation"}
+
+
 def test_order_of_an_image_depends_on_seed_epoch_and_image_alone(faces: Faces) -> None:
     def order(split_seed: int, epoch: int) -> list[int]:
         session = training.prepare(SMALL, faces, make_split(faces, "random", 0.75, split_seed), "cpu")
