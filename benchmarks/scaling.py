@@ -1,9 +1,9 @@
 """What an epoch costs as the work grows: 1, 3 and 10 times FER2013's training images, batches of 32 to 1024.
 
 `python -m benchmarks.scaling` prints seconds an epoch (a step's, measured, times the epoch's steps) and peak memory,
-each in a process of its own. Both are linear. Seconds: a step costs its batch, an epoch its images; neither depends on how
-many images there are. Memory: the images lie on the device as uint8, 2,304 bytes each, and a step's feature maps
-grow with the batch; nothing else grows.
+each in a process of its own. Both are linear. Seconds: a step costs its batch, an epoch its images; neither depends
+on how many images there are. Memory: the images lie on the device as uint8, 2,304 bytes each, and a step's feature
+maps grow with the batch; nothing else grows.
 """
 
 from __future__ import annotations

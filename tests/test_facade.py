@@ -142,7 +142,9 @@ def test_finding_states_number_n_split_interval_and_seeds(shown: Shown) -> None:
     accuracy = runs[0].metrics["validation"]["accuracy"]
     text = notebook.finding(SMALL, runs).data
     assert notebook.percent(accuracy) in text
-    assert re.search(rf"\[.+\] of the {runs[0].metrics['validation']['n']} validation images; over 2 seeds", text)
+    assert re.search(rf"\[.+\] of the {runs[0].metrics['validation']['n']} validation images; seed 1 on ", text)
+    three = notebook.finding(SMALL, [*runs, runs[0]]).data
+    assert "; over 3 seeds the mean is" in three
 
 
 def test_finding_of_a_cut_or_diverged_run_says_so(shown: Shown) -> None:
