@@ -24,7 +24,7 @@ from typing import Any
 
 from fer_core import artifacts, data, devices, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
-from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, Params
+from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, ParameterError, Params
 
 RENDERING = ("schema.py", "data.py", "evaluation.py", "claims.py", "plots.py", "explain.py", "notebook.py", "report.py")
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
@@ -106,10 +106,16 @@ class Plan:
     def __init__(self, settings: Settings, names: Iterable[str] | None = None) -> None:
         self.settings = settings
         every = schema.page_names()
-        wanted = list(names) if names is not None else every
-        loaded = {name: schema.load_page(name) for name in dict.fromkeys([*wanted, *every])}
+        loaded = {name: schema.load_page(name) for name in dict.fromkeys([*(names or []), *every])}
         self._check_set(loaded.values())
         self.data_hash = data.data_hash(settings.data, settings.store)
+        classes = schema.EMOTIONS if settings.sample else data.open_faces(settings.data, settings.store).classes
+        resolved = {name: schema.resolve_page(loaded[name], settings.sample, settings.set_values) for name in every}
+        self.elsewhere = [name for name in every if not schema.applies(resolved[name], classes)]
+        every = [name for name in every if name not in self.elsewhere]
+        wanted = list(names) if names is not None else every
+        for name in set(wanted) & set(self.elsewhere):
+            raise ParameterError(f"{name} asks about FER2013's seven emotions, which this data does not have.")
         self._runs: dict[str, WantedRun] = {}
         self.rendering = {file: artifacts.code_fingerprint(file) for file in RENDERING}
         self.rendering["template"] = _template_fingerprint()
@@ -217,6 +223,8 @@ class Plan:
     def describe(self, jobs: int) -> str:
         """What is current, what would run and why, hours and disk: what `make plan` prints."""
         lines = [f"{self.settings.name}: {len(self.chosen) - len(self.stale)} of {len(self.chosen)} pages are current."]
+        if self.elsewhere:
+            lines.append(f"  left out, since they ask about FER2013's seven emotions: {', '.join(self.elsewhere)}")
         for plan in self.stale:
             lines.append(f"  {plan.name}: {'; '.join(plan.reasons)}")
         missing = self.missing_runs()

@@ -485,6 +485,9 @@ def torn_table(faces: Faces) -> Table:
     """Copies torn apart between training and validation, by each way of splitting."""
     rows = []
     for kind in schema.SPECS["split"].choices:
+        if kind == "official" and not (faces.usage == data.PUBLIC).any():
+            rows.append((kind, "–", "–", "–", "no PublicTest images here"))
+            continue
         split = data.make_split(faces, kind)
         torn, n = data.torn_copies(faces, split), len(split.validation)
         rows.append((kind, f"{len(split.train):,}", f"{n:,}", f"{torn:,}", percent(torn / n)))
@@ -645,7 +648,8 @@ class Summary:
     def __init__(self) -> None:
         s, names = settings(), [name for name in schema.page_names() if name.startswith("05_analysis/")]
         pages = {name: schema.resolve_page(schema.load_page(name), s.sample, s.set_values) for name in names}
-        self.claims = {name: Claim(params) for name, params in pages.items() if params.arms}
+        here = {name: params for name, params in pages.items() if schema.applies(params, open_faces().classes)}
+        self.claims = {name: Claim(params) for name, params in here.items() if params.arms}
         for claim in self.claims.values():
             claim.runs = {arm: [r for p in wanted if (r := _finished(p))] for arm, wanted in claim.wanted.items()}
 

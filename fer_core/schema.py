@@ -453,6 +453,11 @@ def page_runs(
     return {page.name: [dataclasses.replace(params, seed=seed) for seed in params.seeds]}
 
 
+def applies(params: Params, classes: Iterable[str]) -> bool:
+    """Whether a page makes sense on data of these classes: some claims are about FER2013's emotions or its copies."""
+    return not (params.arms and params.needs_fer2013) or tuple(classes) == EMOTIONS
+
+
 def run_values(params: Params) -> dict[str, Any]:
     """The parameters that bear on training and are not at their general default; precision and threads stand apart."""
     return {

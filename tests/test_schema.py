@@ -205,3 +205,11 @@ def test_only_training_modules_import_torch_at_module_level() -> None:
             (node.module or "").split(".")[0] for node in top if isinstance(node, ast.ImportFrom)
         }
         assert "torch" not in names or path.stem in allowed, path.stem
+
+
+def test_claim_about_fer2013_does_not_apply_to_other_classes() -> None:
+    about = Params(arms={"a": {"page": "x"}}, needs_fer2013=True)
+    assert schema.applies(about, schema.EMOTIONS)
+    assert not schema.applies(about, ("cat", "dog"))
+    assert schema.applies(about.replace(needs_fer2013=False), ("cat", "dog"))
+    assert schema.applies(Params(), ("cat", "dog"))
