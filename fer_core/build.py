@@ -445,6 +445,7 @@ class Build:
         self.cut: list[str] = []
         self.total = len(self.waiting)
         self.workers: list[Worker] = []
+        self.stopped = False
         self.lock = threading.Condition()
         self.progress = Progress(self, say)
 
@@ -464,6 +465,8 @@ class Build:
     def _done(self, task: Task, answer: dict[str, Any]) -> None:
         with self.lock:
             del self.running[task.name]
+            if self.stopped:  # by Ctrl-C or SIGTERM: that its worker is gone is no failure of the task
+                return
             if "error" in answer:
                 self.failures[task.name] = answer["error"]
             elif answer.get("state") == "cut":
@@ -497,6 +500,7 @@ class Build:
                 self.progress.tick()
                 time.sleep(0.2)
         except BaseException:
+            self.stopped = True
             self.waiting.clear()
             for worker in list(self.workers):
                 worker.close()
@@ -520,9 +524,10 @@ class Progress:
     def left(self) -> str:
         """The time left, by how the tasks so far compared with their estimates."""
         elapsed = time.monotonic() - self.started
-        if not self.spent:
-            return "time left unknown"
-        seconds = elapsed / self.spent * max(0.0, self.worth - self.spent)
+        if self.spent:
+            seconds = elapsed / self.spent * max(0.0, self.worth - self.spent)
+        else:
+            seconds = max(0.0, self.worth / self.build.jobs - elapsed)
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
     def ended(self, task: Task, answer: dict[str, Any]) -> None:

@@ -468,11 +468,11 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def commands(page: str, settings: Settings) -> tuple[str, ...]:
-    """The commands that rebuild a page and that check it; the user's own paths are left to the user."""
+    """The commands that rebuild a page and open its notebook; the user's own paths are left to the user."""
     variables = f" PAGE={page}" + " DATA=path/to/fer2013" * (not settings.sample)
     variables += f" NAME={settings.name}" * (settings.name not in ("sample", "fer2013"))
     variables += f" SET='{set_text(settings.set_values)}'" * bool(settings.set_values)
-    return (f"make report{variables}", f"make reproduce{variables}")
+    return (f"make report{variables}", "make lab")
 
 
 def page_title(notebook: Any, page: Page, params: Params) -> str:
