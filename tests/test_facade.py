@@ -254,7 +254,17 @@ def test_only_a_ranking_of_whole_default_pages_shows_the_test_beside_it() -> Non
     assert not notebook.Claim(CLAIM).shows_test
 
 
-def test_summary_names_every_claim_and_trains_none(place: Settings) -> None:
+def test_summary_on_other_classes_leaves_out_the_claims_about_fer2013(faces: Faces) -> None:
+    left_out = {"05_analysis/class_weights", "05_analysis/leaked_copies", "05_analysis/torn_copies"}
+    assert faces.classes != schema.EMOTIONS
+    assert not left_out & set(notebook.analysis(Params()).table["page"])
+
+
+def test_summary_names_every_claim_and_trains_none(
+    place: Settings, faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emotional = dataclasses.replace(faces, classes=schema.EMOTIONS)
+    monkeypatch.setattr(notebook, "open_faces", lambda: emotional)
     page = notebook.analysis(Params())
     pages = [name for name in schema.page_names() if name.startswith("05_analysis/") and "summary" not in name]
     assert list(page.table["page"]) == pages
