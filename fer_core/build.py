@@ -119,7 +119,7 @@ class Plan:
         self._runs: dict[str, WantedRun] = {}
         self.rendering = {file: artifacts.code_fingerprint(file) for file in RENDERING}
         self.rendering["template"] = _template_fingerprint()
-        self.pages = {name: self._plan_page(loaded[name], every) for name in every}
+        self.pages = {name: self._plan_page(loaded[name], resolved[name], every) for name in every}
         for name, plan in self.pages.items():
             if name.endswith("/summary"):
                 claims = [other for other in self.pages.values() if other.params.arms]
@@ -131,10 +131,8 @@ class Plan:
         known = {name for page in pages for name in schema.notebook_parameters(page.notebook)}
         schema.check(self.settings.set_values, "SET", known)
 
-    def _plan_page(self, page: Page, every: list[str]) -> PagePlan:
-        sample, set_values = self.settings.sample, self.settings.set_values
-        params = schema.resolve_page(page, sample, set_values)
-        wanted = schema.page_runs(page, params, sample, set_values)
+    def _plan_page(self, page: Page, params: Params, every: list[str]) -> PagePlan:
+        wanted = schema.page_runs(page, params, self.settings.sample, self.settings.set_values)
         arms = {arm: [self._want(run) for run in runs] for arm, runs in wanted.items()}
         place = every.index(page.name)
         before = every[place - 1] if place else None

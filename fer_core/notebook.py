@@ -651,7 +651,7 @@ class Summary:
         here = {name: params for name, params in pages.items() if schema.applies(params, open_faces().classes)}
         self.claims = {name: Claim(params) for name, params in here.items() if params.arms}
         for claim in self.claims.values():
-            claim.runs = {arm: [r for p in wanted if (r := _finished(p))] for arm, wanted in claim.wanted.items()}
+            claim.runs = {arm: [r for p in wanted if (r := finished(p))] for arm, wanted in claim.wanted.items()}
 
     def _whole(self, claim: Claim) -> bool:
         n = sum(run.scored or not claim.params.score_test for runs in claim.runs.values() for run in runs)
@@ -726,9 +726,3 @@ class Summary:
     def finding(self) -> Markdown:
         """The page in one sentence."""
         return _sentence(f"Of {len(self._all)} claims {self._counts()}")
-
-
-def _finished(params: Params) -> Run | None:
-    params, device = devices.resolve(params, settings().device)
-    key = artifacts.run_key(params, open_faces().data_hash, device)
-    return artifacts.find_run(params, key, settings().store, settings().published)

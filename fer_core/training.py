@@ -686,15 +686,15 @@ def score_test(run: Run, faces: Faces) -> Run:
         return run
     params, device = devices.resolve(run.params, "cpu")
     split = make_split(faces, params.split, params.train_fraction, params.split_seed, params.drop_leaked_copies)
-    if not (faces.labels[split.test] < len(faces.classes)).any():  # none, or the competition's, without labels
+    labels = faces.labels[split.test]
+    known = labels < len(faces.classes)
+    if not known.any():  # no test images, or the competition's, without labels
         return run
     with FileLock(run.folder.with_suffix(".lock")), devices.ready(device, int(params.threads)):
         network = load_network(run, faces).to(memory_format=torch.channels_last)
         images = channels_first(faces.images[split.test])
         found = predict(network, images, run_scale(run), params, params.test_views).numpy()
-        labels = faces.labels[split.test]
         frame = _frame(faces.ids[split.test], "test", labels, found, faces.classes)
-        known = labels < len(faces.classes)
         scores = {
             name: evaluation.metrics(found[part], labels[part], faces.classes)
             for name, part in (("test_official", known), ("test_leak_free", known & split.leak_free))
