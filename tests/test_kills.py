@@ -24,8 +24,8 @@ def test_training_killed_at_random_moments_ends_with_the_same_bytes() -> None:
     assert len(epochs) >= 10
 
 
-def build(out: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "FER_OUT": str(out), "FER_SET": "seeds=[0] epochs=6", "FER_JOBS": "1"}
+def build(out: Path, epochs: int = 6) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "FER_OUT": str(out), "FER_SET": f"seeds=[0] epochs={epochs}", "FER_JOBS": "1"}
     words = [sys.executable, "-m", "fer_core", "report", "03_dropout/default"]
     return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -51,7 +51,8 @@ def test_build_killed_in_mid_training_leaves_no_page_and_then_makes_the_same_one
 
 
 def test_sigterm_ends_a_worker_with_a_status_of_its_own_and_the_next_build_goes_on(tmp_path: Path) -> None:
-    running = build(tmp_path)
+    # Enough epochs that a quick machine does not finish them before the signal has reached the worker.
+    running = build(tmp_path, epochs=20)
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("checkpoint.pt")):
         assert time.monotonic() < deadline
@@ -61,9 +62,9 @@ def test_sigterm_ends_a_worker_with_a_status_of_its_own_and_the_next_build_goes_
     done = subprocess.run(
         [sys.executable, "-m", "fer_core", "report", "03_dropout/default"],
         cwd=ROOT,
-        env={**os.environ, "FER_OUT": str(tmp_path), "FER_SET": "seeds=[0] epochs=6", "FER_JOBS": "1"},
+        env={**os.environ, "FER_OUT": str(tmp_path), "FER_SET": "seeds=[0] epochs=20", "FER_JOBS": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0
-    assert re.search(r"resuming at epoch \d of 6", done.stderr)
+    assert re.search(r"resuming at epoch \d+ of 20", done.stderr)
