@@ -22,7 +22,9 @@ from benchmarks.usual_loop import IMAGE_SIZE, contenders, plain, usual_epoch
 from fer_core import augment, data, devices, explain, training
 from fer_core.schema import Params
 
-RECIPE = Params(batch_norm=True, dropout=0.25, dropout_fc=0.5, rotation_degrees=10.0, mirror_probability=0.5)
+RECIPE = Params(
+    batch_size=64, batch_norm=True, dropout=0.25, dropout_fc=0.5, rotation_degrees=10.0, mirror_probability=0.5
+)
 OPERATIONS = 6  # a multiply-add is two operations; backward costs twice the forward pass
 
 

@@ -28,7 +28,7 @@ from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, ParameterErro
 
 RENDERING = ("schema.py", "data.py", "evaluation.py", "claims.py", "plots.py", "explain.py", "notebook.py", "report.py")
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
-ROUGH_SECONDS = {"basic_cnn": 1 / 450, "complex_cnn": 1 / 120, "residual": 1 / 110}  # an image and epoch, one CPU core
+ROUGH_SECONDS = {"basic_cnn": 1 / 1200, "complex_cnn": 1 / 550, "residual": 1 / 300}  # an image and epoch, one CPU core
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan

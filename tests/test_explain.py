@@ -28,7 +28,7 @@ def test_layer_table_agrees_with_torchs_own_counts(name: str, channels: int) -> 
 def test_layer_table_names_layers_and_shapes_in_order() -> None:
     table = explain.layer_table(built("basic_cnn"), (48, 48), 1)
     assert list(table.columns) == ["layer", "output_shape", "parameters", "multiply_adds"]
-    assert list(table.iloc[0]) == ["block1.conv (Conv2d)", "32 × 48 × 48", 288, 663_552]
+    assert list(table.iloc[0]) == ["block1.conv (Conv2d)", "16 × 48 × 48", 144, 331_776]
     assert list(table.iloc[-1]) == ["classifier (Linear)", "7", 903, 896]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fer_core import artifacts, networks, training
+from fer_core import artifacts, augment, networks, training
 from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces, make_split
 from fer_core.schema import FerError, Params
@@ -364,3 +365,51 @@ def test_dataset_for_people_gives_float_images_and_labels(faces: Faces) -> None:
     assert image.shape == (1, 16, 16)
     assert 0 <= float(image.min()) <= float(image.max()) <= 1
     assert label == faces.labels[5]
+
+
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For fake tensors: weights are made on the GPU at once, as fake ones cannot be moved; backward needs a driver."""
+    build = networks.build
+
+    def there(*arguments: Any) -> torch.nn.Module:
+        with torch.device("cuda"):
+            network = build(*arguments)
+        network.to = lambda *_, **__: network
+        return network
+
+    monkeypatch.setattr(networks, "build", there)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about fake storage and an autocast without a GPU
+@pytest.mark.parametrize("name", networks.names())
+def test_training_and_validation_run_on_cuda_tensors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake tensors: no GPU needed, but one on the wrong device raises."""
+    on_cuda(monkeypatch)
+    faces = make_faces(side=48)
+    params = Params(network=name, batch_norm=True, dropout=0.2, dropout_fc=0.2, initialisation="kaiming", threads=1)
+    params = params.replace(rotation_degrees=9.0, shift_fraction=0.1, scale_fraction=0.1, mirror_probability=0.5)
+    params = params.replace(half_turn_probability=0.5, light_fraction=0.2, erase_pixels=5, erase_probability=0.5)
+    params = params.replace(cutmix_alpha=1.0, class_weights=True, precision="bfloat16", gradient_clip=1.0)
+    split = make_split(faces, params.split, params.train_fraction, params.split_seed, params.drop_leaked_copies)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        session = training.prepare(params, faces, split, "cuda")
+        numbers = augment.draw(params, faces.n, 0, 1, "cuda")[torch.from_numpy(session.train.rows)]
+        order = training._order(session, 1, faces.n)
+        loss, right, _ = training.train_step(session, order[:8], numbers[order[:8]], 1, 0)
+        found = training.predict(session.evaluated, session.validation.images, session.scale, params, views=10)
+        _, right_too = training.loss_and_right(session, session.clean)
+    there = [session.train.images, *session.scale, numbers, order, loss, right, found, right_too]
+    assert {tensor.device.type for tensor in there} == {"cuda"}
+    assert found.shape == (len(split.validation), 3)
+
+
+def test_clean_accuracy_is_measured_on_images_from_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CLEAN_IMAGES", 30)
+    faces = make_faces()
+    split = make_split(faces, "official", 0.75, 0, False)
+    train = training.image_set(faces, split.train, "cpu")
+    clean = training.clean_part(train)
+    assert 20 <= len(clean) <= 30
+    assert torch.equal(clean.images[:, 0], torch.from_numpy(faces.images[clean.rows]))
+    assert clean.labels.unique().tolist() == [0, 1, 2]

@@ -1,6 +1,6 @@
 """The study's small network: three convolutions and a fully connected layer (01_basic_cnn, 02_batch_norm, 03_dropout).
 
-22.5 M multiply-adds and 0.68 M parameters on 48 x 48 grey at width 1.
+5.9 M multiply-adds and 0.32 M parameters on 48 x 48 grey at width 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import nn
 from fer_core.networks.layers import ConvBlock, fc_block, scaled
 from fer_core.schema import Params
 
-CHANNELS = (32, 64, 128)
+CHANNELS = (16, 32, 64)
 HIDDEN = 128
 
 
