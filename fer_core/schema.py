@@ -135,6 +135,7 @@ class Params:
     arms: dict[str, Any] = _is({}, "claim", dict, "name: {page: base page, set: {what differs}}")
     metric: str = _is("validation_accuracy", "claim", str, "the primary metric")
     rule: list[Any] = _is([], "claim", list, "conditions {arm, against, direction, threshold}: all must hold")
+    split_by_seed: bool = _is(False, "claim", bool, "whether each seed draws its own training and validation images")
     needs_fer2013: bool = _is(True, "claim", bool, "whether the claim is about FER2013 itself")
     # -- the exploration
     examples: int = _is(8, "exploration", int, "images shown", low=1, high=64)
@@ -447,7 +448,10 @@ def page_runs(
 ) -> dict[str, list[Params]]:
     """The runs a page needs, by arm; a training page's single arm is its own name, an exploration has none."""
     if params.arms:
-        return {name: arm_params(arm, params.seeds, sample, set_values) for name, arm in params.arms.items()}
+        arms = {name: arm_params(arm, params.seeds, sample, set_values) for name, arm in params.arms.items()}
+        if params.split_by_seed:
+            arms = {name: [run.replace(split_seed=run.seed) for run in runs] for name, runs in arms.items()}
+        return arms
     if "learning_rate" not in notebook_parameters(page.notebook):
         return {}
     return {page.name: [dataclasses.replace(params, seed=seed) for seed in params.seeds]}
