@@ -91,7 +91,7 @@ class Params:
     # -- training
     seed: int = _is(0, "training", int, "seed of weights, order, transforms and Dropout", low=0)
     epochs: int = _is(20, "training", int, "passes over the training images", low=1, high=10_000)
-    batch_size: int = _is(256, "training", int, "images a step", low=2, high=65_536)
+    batch_size: int = _is(64, "training", int, "images a step", low=2, high=65_536)
     optimizer: str = _is("adam", "training", str, "sgd has Nesterov momentum", choices=("adam", "adamw", "sgd"))
     learning_rate: float = _is(0.001, "training", float, "the (peak) step size", above=0, high=10)
     momentum: float = _is(0.9, "training", float, "of sgd", low=0, high=0.999)
