@@ -24,7 +24,7 @@ ifeq ($(origin RUN),command line)
   override RUN := $(or $(PYTHON),.venv/bin/python)
 endif
 
-.PHONY: help all-reports report plan test test-slow data lab clean bench lint lock FORCE
+.PHONY: help all-reports report plan reproduce publish import test test-slow data lab clean bench lint lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,15 @@ plan: $(ENVIRONMENT) ## what is current, what would run and why; runs nothing
 
 data: $(ENVIRONMENT) ## download FER2013 from Kaggle (a public data set, no account)
 	@$(RUN) -m fer_core data
+
+reproduce: $(ENVIRONMENT) ## train a page afresh and compare with what stands: PAGE=04_complex_cnn/default
+	@$(RUN) -m fer_core reproduce $(PAGE)
+
+publish: $(ENVIRONMENT) ## the study on real data for others to read, into reports/published/: single faces withheld
+	@$(RUN) -m fer_core publish
+
+import: $(ENVIRONMENT) ## take in finished runs from another machine: FROM=folder
+	@$(RUN) -m fer_core import "$(FROM)"
 
 lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 	@$(RUN) -m fer_core lab

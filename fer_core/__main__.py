@@ -65,6 +65,24 @@ def _clean(_: argparse.Namespace) -> int:
     return 0
 
 
+def _publish(_: argparse.Namespace) -> int:
+    from fer_core import publish
+
+    return publish.publish(artifacts.settings())
+
+
+def _import(options: argparse.Namespace) -> int:
+    from fer_core import publish
+
+    return publish.import_runs(Path(options.source).expanduser().resolve(), artifacts.settings())
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from fer_core import reproduce
+
+    return reproduce.reproduce(artifacts.settings(), options.page, _jobs())
+
+
 def _worker(_: argparse.Namespace) -> int:
     return build.serve()
 
@@ -93,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         shared.add_argument(f"--{name}", help=about)
     pages = argparse.ArgumentParser(add_help=False)
     pages.add_argument("pages", nargs="*", metavar="PAGE", help="such as 04_complex_cnn/default")
+    page = argparse.ArgumentParser(add_help=False)
+    page.add_argument("page", metavar="PAGE", help="a training page, such as 04_complex_cnn/default")
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("source", metavar="FROM", help="another machine's OUT, or a folder that make publish made")
     for command, action, about, parents in (
         ("all-reports", _all_reports, "make every page that is not current", [shared]),
         ("report", _report, "make one page", [shared, pages]),
@@ -100,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         ("data", _data, "download FER2013 from Kaggle (a public data set)", [shared]),
         ("lab", _lab, "open the notebooks in JupyterLab", [shared]),
         ("clean", _clean, "remove reports and runs, naming their size first", [shared]),
+        ("publish", _publish, "write reports/published/: the study on real data, single faces withheld", [shared]),
+        ("import", _import, "take in finished runs from another machine", [shared, source]),
+        ("reproduce", _reproduce, "train a page afresh and compare with what stands", [shared, page]),
         ("_worker", _worker, argparse.SUPPRESS, []),
     ):
         added = commands.add_parser(command, help=about, description=about, parents=parents)
@@ -120,7 +145,7 @@ def main() -> int:
     for name in ("data", "name", "device", "jobs", "out", "set"):
         if getattr(options, name, None):
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
-    if options.command in ("all-reports", "report"):
+    if options.command in ("all-reports", "report", "reproduce"):
         signal.signal(signal.SIGTERM, _terminate)
     if options.command not in ("lab", "data"):
         os.environ.setdefault("FER_THREADS", "1")  # JOBS fill the cores: faster together, and the same bits anywhere

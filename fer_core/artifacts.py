@@ -111,6 +111,7 @@ class Settings:
     device: str
     out: Path
     set_values: dict[str, Any] = field(default_factory=dict)
+    afresh: bool = False  # train even what the ledger holds: for `make reproduce`
 
     @property
     def sample(self) -> bool:
@@ -125,9 +126,14 @@ class Settings:
         return self.out / "reports" / self.name
 
     @property
-    def published(self) -> Path:
-        """The committed ledger's runs of this dataset, which count as done on a clean clone."""
+    def ledger(self) -> Path:
+        """The committed runs of this dataset."""
         return ROOT / "reports" / "published" / self.name / "runs"
+
+    @property
+    def published(self) -> Path | None:
+        """The ledger where its runs count as done, as they do on a clean clone."""
+        return None if self.afresh else self.ledger
 
 
 def settings() -> Settings:
@@ -148,7 +154,8 @@ def settings() -> Settings:
         raise ParameterError(f"DEVICE is '{device}', expected auto, cpu, cuda or mps.")
     out = Path(os.environ.get("FER_OUT") or ROOT).expanduser().resolve()
     path = Path(data).expanduser().resolve() if data else None
-    return Settings(path, name, device, out, parse_set(os.environ.get("FER_SET") or ""))
+    afresh = bool(os.environ.get("FER_AFRESH"))
+    return Settings(path, name, device, out, parse_set(os.environ.get("FER_SET") or ""), afresh)
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
@@ -254,10 +261,15 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """image_id, split, label, p_<class> …; the test's rows are there only once it has been scored."""
+        """image_id, split, label, p_<class> …; the test's rows are there only once it has been scored.
+
+        A ledger keeps probabilities in half precision: what is below 6e-8 there has become 0.
+        """
         import pandas as pd
 
-        return pd.read_parquet(self.folder / "predictions.parquet")
+        found = pd.read_parquet(self.folder / "predictions.parquet")
+        halves = [name for name in found.columns if found[name].dtype == "float16"]
+        return found.astype(dict.fromkeys(halves, "float32"))
 
     @property
     def selected_epoch(self) -> int:

@@ -103,6 +103,7 @@ def kernel_environment(page: str, settings: Settings, threads: int) -> dict[str,
         "FER_SET": set_text(settings.set_values),
         "FER_PAGE": page,
         "FER_THREADS": str(threads),
+        **({"FER_AFRESH": "1"} if settings.afresh else {}),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
         # A user's IPython startup files and matplotlibrc must not change a page; a cluster's home may be read-only.
         "IPYTHONDIR": str(settings.store / "kernel" / "ipython"),
@@ -496,6 +497,31 @@ def _copy_run(run: Run, folder: Path, with_test: bool) -> None:
                 shutil.copyfile(source, temporary)
 
 
+def page_context(
+    page: Page,
+    params: Params,
+    settings: Settings,
+    runs: Sequence[Run],
+    notebook: Any,
+    neighbours: tuple[str | None, str | None],
+    files: tuple[str, ...],
+    failure: Failure | None = None,
+) -> PageContext:
+    """What a page says beside its executed notebook."""
+    return PageContext(
+        name=page.name,
+        title=page_title(notebook, page, params),
+        dataset=settings.name,
+        sample=settings.sample,
+        previous=neighbours[0],
+        following=neighbours[1],
+        files=files,
+        commands=commands(page.name, settings),
+        provenance=provenance(runs),
+        failure=failure,
+    )
+
+
 def make_page(
     page: Page,
     params: Params,
@@ -526,18 +552,8 @@ def make_page(
         why = f"the notebook ran, but not the run {own_run.key} that was planned: run it again"
         failure = _failure(notebook, "RunMissing", why)
 
-    context = PageContext(
-        name=page.name,
-        title=page_title(notebook, page, params),
-        dataset=settings.name,
-        sample=settings.sample,
-        previous=neighbours[0],
-        following=neighbours[1],
-        files=("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists())),
-        commands=commands(page.name, settings),
-        provenance=provenance(run_folders),
-        failure=failure,
-    )
+    files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()))
+    context = page_context(page, params, settings, run_folders, notebook, neighbours, files, failure)
     rendered = render(notebook, context).encode()
     folder = settings.reports / page.name
     failed = folder.with_name(f"{folder.name}.failed.html")

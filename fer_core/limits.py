@@ -1,0 +1,62 @@
+"""The page "Limits and use": REFORMS answered from the study's own tables, and what the labels do not support.
+
+Source of the questions: Kapoor et al. 2024, Science Advances 10, eadk3452, table 1. The answers stand in
+template/limits.md.j2; every number in them is looked up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_core import data
+from fer_core.artifacts import Run
+from fer_core.data import Faces
+
+FILE = "limits.html"
+TEMPLATE = Path(__file__).parent / "template" / "limits.md.j2"
+
+
+def _machines(runs: Iterable[Run]) -> str:
+    """What trained: device, processor, precision and threads, with the number of runs and their hours."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for run in runs:
+        record = run.provenance
+        where = record.get("gpu") or record.get("processor") or "unknown processor"
+        kind = (str(record.get("device")), str(where), str(record.get("precision")), f"{record.get('threads')} thread")
+        found.setdefault(kind, []).append(float(record.get("seconds", 0)))
+    lines = [f"{len(s)} runs, {sum(s) / 3600:.1f} hours: {', '.join(kind)}" for kind, s in sorted(found.items())]
+    return "; ".join(lines) or "nothing has been trained yet"
+
+
+def facts(faces: Faces, runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the template needs: sizes of data and splits, copies, machines, how often the test set was scored."""
+    split = data.make_split(faces)
+    counts = np.bincount(faces.labels[faces.labels < len(faces.classes)], minlength=len(faces.classes))
+    scored = [row for row in results if row["test_official_accuracy"] not in (None, "")]
+    best = max((float(row["test_official_accuracy"]) for row in scored), default=0.0)
+    return {
+        "images": faces.n,
+        "data_hash": faces.data_hash,
+        "machines": _machines(runs),
+        "class_counts": ", ".join(f"{name} {n:,}" for name, n in zip(faces.classes, counts, strict=True)),
+        "train": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+        "leak_free": int(split.leak_free.sum()),
+        "leaked": int(len(split.test) - split.leak_free.sum()),
+        "low_contrast": len(data.low_contrast(faces)),
+        "scored": len({row["training_key"] for row in scored}),
+        "wrong": f": every network here is wrong on at least {10 * (1 - best):.1f} of ten test images" * bool(scored),
+    }
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The page's Markdown."""
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(found)

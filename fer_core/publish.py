@@ -1,0 +1,267 @@
+"""What others may read and go on from: `make publish` writes reports/published/, `make import` takes finished runs in.
+
+The ledger under reports/published/<dataset>/runs/ holds every finished run by its identity (parameters and data): small
+files always, predictions and weights in half precision for the first seeds of training pages. Pages are rendered anew
+from their executed notebooks, without single faces and without any picture that does not say it is harmless.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from fer_core import artifacts, build, report
+from fer_core.artifacts import Run, Settings, digest, read_json, write_bytes, write_json
+from fer_core.schema import ROOT, FerError
+
+PAGE_BYTES = 300_000
+ALL_BYTES = 15_000_000
+COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure was made by
+LEDGER_FILES = ("history.csv", "metrics.json", "network.csv")
+PRIVATE = ("host",)  # entries of run.json that say nothing about the result
+
+
+def _git(*words: str) -> str:
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as fault:
+        raise FerError(f"Publishing needs a git checkout, since every page names its commit: {fault}.") from fault
+
+
+def _refuse(settings: Settings) -> None:
+    if settings.sample:
+        raise FerError("The drawn sample is not published: say DATA=path/to/fer2013.")
+    if settings.set_values:
+        raise FerError("SET is not published: its values stand in no file that others have; put them into a YAML.")
+    changed = _git("status", "--porcelain", "--", *COMMITTED)
+    if changed:
+        first = changed.splitlines()[0].split()[-1]
+        raise FerError(f"{first} and perhaps more is not committed: commit fer_core, notebooks and params first.")
+
+
+# -------------------------------------------------------------------------------------------------------------- ledger
+
+
+def _weights_in_half(run: Run) -> bytes:
+    """The run's weights as float16, whole numbers as they are; loading puts them back into float32."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save
+
+    path = run.folder / "model.safetensors"
+    with safe_open(path, "pt") as stored:
+        header = stored.metadata()
+    weights = {
+        name: part.to(torch.float16) if part.is_floating_point() else part for name, part in load_file(path).items()
+    }
+    return save(weights, header)
+
+
+def _predictions_in_half(run: Run) -> bytes:
+    frame = run.predictions
+    frame = frame.astype({name: "float16" for name in frame.columns if name.startswith("p_")})
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False, compression="zstd", compression_level=19)
+    return content.getvalue()
+
+
+def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
+    """Put a finished run on the ledger; `whole` with predictions and weights. run.json comes last and makes it count.
+
+    run.json gains `sha256`: of the run's files as they were trained, which `make reproduce` compares with.
+    """
+    folder = shelf / identity
+    record = {name: value for name, value in run.provenance.items() if name not in PRIVATE}
+    if "sha256" not in record:  # else it came from a ledger itself: nothing here is as it was trained
+        files = [run.folder / name for name in artifacts.RUN_FILES if name != "run.json"]
+        record["sha256"] = {file.name: _sha256(file) for file in files if file.exists()}
+        for name in LEDGER_FILES:
+            if (run.folder / name).exists():
+                write_bytes(folder / name, (run.folder / name).read_bytes())
+        if whole and (run.folder / "model.safetensors").exists():
+            write_bytes(folder / "predictions.parquet", _predictions_in_half(run))
+            write_bytes(folder / "model.safetensors", _weights_in_half(run))
+    elif run.folder != folder:
+        for file in run.folder.iterdir():
+            write_bytes(folder / file.name, file.read_bytes())
+    write_json(folder / "run.json", record)
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------------- pages
+
+
+def _published_page(page: build.PagePlan, settings: Settings, target: Path) -> list[str]:
+    """Write one page, with its small files, from its executed notebook; returns what the reader should know."""
+    import nbformat
+
+    folder = settings.reports / page.name
+    notebook = report.withhold_faces(nbformat.read(folder / "notebook.ipynb", 4))
+    runs = [run.found for run in page.runs if run.found is not None]
+    figures = report.figure_files(notebook)
+    own = page.own.found if page.own else None
+    files = {name: (folder / name).read_bytes() for name in LEDGER_FILES if own and (folder / name).exists()}
+    files |= figures
+    context = report.page_context(page.page, page.params, settings, runs, notebook, page.neighbours, tuple(files))
+    rendered = report.render(notebook, context).encode()
+    for name, content in files.items():
+        write_bytes(target / page.name / name, content)
+    write_bytes(target / f"{page.name}.html", rendered)
+    over = len(rendered) > PAGE_BYTES
+    return [f"{page.name} is {len(rendered) / 1e3:.0f} kB, more than the {PAGE_BYTES / 1e3:.0f} it may be"] * over
+
+
+def _write_tables(plan: build.Plan, left_out: dict[str, str], target: Path) -> None:
+    """results.csv, claims.csv and the index, of what is published."""
+    entries = []
+    for name in plan.pages:
+        made = read_json(plan.settings.reports / name / "page.json") or {}
+        there = name not in left_out
+        entry = {"name": name, "title": made.get("title", name), "finding": made.get("finding", "") if there else ""}
+        entry |= {"state": "done" if there else "missing", "href": f"{name}.html" if there else None}
+        entries.append(entry | {"reason": left_out.get(name, ""), "key": made.get("report_key")})
+    rows, claims = build.results(plan), build.claim_rows(plan)
+    write_bytes(target / "results.csv", build._csv(artifacts.RESULT_COLUMNS, rows))
+    write_bytes(target / "claims.csv", build._csv(artifacts.CLAIM_COLUMNS, claims))
+    scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
+    index = report.render_index(plan.settings, entries, rows, claims, scored)
+    write_bytes(target / "index.html", index.encode())
+
+
+def _left_out(plan: build.Plan) -> dict[str, str]:
+    """Failed, stale and missing pages, by name, and why."""
+    found = {}
+    for page in plan.pages.values():
+        failed = (plan.settings.reports / f"{page.name}.failed.html").exists()
+        if failed or page.reasons:
+            found[page.name] = "it failed" if failed else "; ".join(page.reasons)
+    return found
+
+
+def publish(settings: Settings) -> int:
+    """Write reports/published/<dataset>/ anew from what is finished and current; returns the exit status.
+
+    Raises
+    ------
+    FerError: the data is the sample, SET is in force, something that bears on the figures is not committed, or what
+    would be published is larger than it may be.
+    """
+    _refuse(settings)
+    plan = build.Plan(settings)
+    target = settings.ledger.parent
+    left_out = _left_out(plan)
+    runs = export_ledger(plan, settings.ledger)
+    notes: list[str] = []
+    current = [page for page in plan.pages.values() if page.name not in left_out]
+    for page in plan.pages.values():
+        if page.name in left_out:  # what stood there before would say something that is no longer so
+            (target / f"{page.name}.html").unlink(missing_ok=True)
+            shutil.rmtree(target / page.name, ignore_errors=True)
+        else:
+            notes += _published_page(page, settings, target)
+    _write_tables(plan, left_out, target)
+    _copy_certificates(settings, target)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
+    for note in notes:
+        print(note)
+    print(f"{len(current)} pages, {runs} runs, {size / 1e6:.1f} MB: {target.relative_to(ROOT)}/index.html")
+    if notes or size > ALL_BYTES:
+        raise FerError(
+            f"{target.name} is {size / 1e6:.1f} MB, of {ALL_BYTES / 1e6:.0f} allowed, or a page is too large."
+        )
+    return 0
+
+
+def export_ledger(plan: build.Plan, shelf: Path) -> int:
+    """Every finished run of the plan's pages onto the ledger; returns how many lie there."""
+    whole = {page.own.wanted.identity for page in plan.pages.values() if page.own is not None}
+    wanted = {run.wanted.identity: run.found for page in plan.pages.values() for run in page.runs if run.found}
+    for identity, run in wanted.items():
+        export_run(run, identity, shelf, identity in whole)
+    return len(list(shelf.glob("*/run.json")))
+
+
+def _copy_certificates(settings: Settings, target: Path) -> None:
+    for certificate in sorted((settings.reports / "reproduced").rglob("*.json")):
+        write_bytes(
+            target / "reproduced" / certificate.relative_to(settings.reports / "reproduced"), certificate.read_bytes()
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- import
+
+
+def import_runs(source: Path, settings: Settings) -> int:
+    """Take in the finished runs of another machine: its OUT, its run store, or a published folder; the exit status.
+
+    Raises
+    ------
+    FerError: no run store there, or none of its runs is of this data.
+    """
+    records = sorted(source.rglob("run.json")) if source.is_dir() else []
+    shelf = settings.store / "imported"
+    data_hash = build.data.data_hash(settings.data, settings.store)
+    taken, refused = 0, []
+    seen: set[str] = set()
+    for path in records:
+        record = read_json(path)
+        why = _fault(path.parent, record, data_hash)
+        if why:
+            refused.append(f"{path.parent.relative_to(source)}: {why}")
+        elif record["identity"] not in seen:
+            seen.add(record["identity"])
+            taken += _take(path.parent, shelf / record["identity"])
+    for line in refused:
+        print(f"not taken: {line}")
+    if not records:
+        raise FerError(f"{source} holds no runs: FROM= takes another machine's OUT, or a folder made by make publish.")
+    if not seen:
+        raise FerError(
+            f"None of the {len(records)} runs in {source} can be used here: {refused[0].partition(': ')[2]}."
+        )
+    print(f"{taken} runs taken in, {len(seen) - taken} were here already; make plan says which pages they serve.")
+    return 0
+
+
+def _fault(folder: Path, record: Any, data_hash: str) -> str:
+    """Why a run cannot be taken in; empty where it can."""
+    import pandas as pd
+
+    needed = ("identity", "parameters", "data_hash", "state", "key", "code", "device", "precision", "threads")
+    if not isinstance(record, dict) or any(name not in record for name in needed):
+        return "its run.json is not whole"
+    if record["state"] not in artifacts.FINISHED:
+        return f"it is not finished ({record['state']})"
+    if record["data_hash"] != data_hash:
+        return f"it was trained on other data ({record['data_hash']}, here {data_hash})"
+    if digest([record["parameters"], record["data_hash"]]) != record["identity"]:
+        return "its parameters do not match its identity"
+    try:
+        columns = list(pd.read_csv(folder / "history.csv").columns)
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        return f"{type(fault).__name__} in its history or metrics"
+    if columns != list(artifacts.HISTORY_COLUMNS) or "validation" not in metrics:
+        return "its history or metrics lack columns"
+    return ""
+
+
+def _take(folder: Path, target: Path) -> bool:
+    """Copy a run's files, run.json last; True unless a run with at least as many files is here already."""
+    names = [name for name in (*artifacts.RUN_FILES, "network.csv") if (folder / name).exists()]
+    if (target / "run.json").exists() and sum((target / name).exists() for name in names) == len(names):
+        return False
+    for name in sorted(names, key=lambda name: name == "run.json"):
+        write_bytes(target / name, (folder / name).read_bytes())
+    return True

@@ -1,0 +1,249 @@
+"""The ledger: what is published, what another machine's runs are taken in by, and what reproducing one compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fer_core import artifacts, limits, publish, reproduce, training
+from fer_core.artifacts import Run, Settings, read_json, write_json
+from fer_core.data import Faces
+from fer_core.schema import FerError, Params
+
+from .conftest import make_faces
+
+SMALL = Params(width=0.25, epochs=2, batch_size=32, learning_rate=0.005, threads=1, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def faces() -> Faces:
+    return make_faces()
+
+
+@pytest.fixture(scope="module")
+def trained(faces: Faces, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        run = training.train_or_load(SMALL, Settings(None, "sample", "cpu", out), faces)
+        return training.score_test(run, faces)
+
+
+def identity(run: Run) -> str:
+    return str(run.provenance["identity"])
+
+
+# -- the ledger
+
+
+@pytest.fixture
+def shelf(trained: Run, tmp_path: Path) -> Path:
+    publish.export_run(trained, identity(trained), tmp_path / "runs", whole=True)
+    return tmp_path / "runs"
+
+
+def found_on(shelf: Path, faces: Faces, tmp_path: Path) -> Run:
+    wanted = artifacts.run_key(SMALL, faces.data_hash, "cpu")
+    run = artifacts.find_run(SMALL, wanted, tmp_path / "nothing", shelf)
+    assert run is not None
+    return run
+
+
+def test_published_run_counts_as_done_with_the_same_metrics(
+    trained: Run, faces: Faces, shelf: Path, tmp_path: Path
+) -> None:
+    run = found_on(shelf, faces, tmp_path)
+    assert (run.key, run.foreign) == (trained.key, "")
+    assert run.metrics == trained.metrics
+    assert run.history.equals(trained.history)
+
+
+def test_published_predictions_and_weights_are_the_runs_in_half_precision(
+    trained: Run, faces: Faces, shelf: Path, tmp_path: Path
+) -> None:
+    run = found_on(shelf, faces, tmp_path)
+    columns = [name for name in trained.predictions.columns if name.startswith("p_")]
+    assert np.allclose(run.predictions[columns], trained.predictions[columns], atol=1e-3)
+    assert list(run.predictions["image_id"]) == list(trained.predictions["image_id"])
+    inputs = training.to_input(faces.images[:9], run)
+    before, after = (training.load_network(r, faces)(inputs) for r in (trained, run))
+    assert torch.allclose(before, after, atol=0.05)
+    assert (run.folder / "model.safetensors").stat().st_size < 0.6 * (
+        trained.folder / "model.safetensors"
+    ).stat().st_size
+
+
+def test_published_run_names_no_machine_and_keeps_the_hashes_of_what_was_trained(trained: Run, shelf: Path) -> None:
+    record = read_json(shelf / identity(trained) / "run.json")
+    assert "host" in trained.provenance
+    assert "host" not in record
+    assert record["sha256"] == reproduce.hashes(trained)
+
+
+def test_further_seeds_are_published_without_predictions_and_weights(trained: Run, tmp_path: Path) -> None:
+    publish.export_run(trained, identity(trained), tmp_path, whole=False)
+    names = {file.name for file in (tmp_path / identity(trained)).iterdir()}
+    assert names == {"history.csv", "metrics.json", "network.csv", "run.json"}
+
+
+def test_publishing_a_published_run_again_changes_no_byte(
+    trained: Run, faces: Faces, shelf: Path, tmp_path: Path
+) -> None:
+    folder = shelf / identity(trained)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    publish.export_run(found_on(shelf, faces, tmp_path), identity(trained), shelf, whole=True)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"data": None}, "", "sample is not published"),
+        ({"set_values": {"epochs": 2}}, "", "SET is not published"),
+        ({}, " M fer_core/plots.py", "fer_core/plots.py and perhaps more is not committed"),
+    ],
+)
+def test_publishing_is_refused(
+    changes: dict[str, Any], status: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_git", lambda *_: status)
+    settings = dataclasses.replace(Settings(tmp_path, "fer2013", "cpu", tmp_path), **changes)
+    with pytest.raises(FerError, match=words):
+        publish.publish(settings)
+
+
+# -- from another machine
+
+
+@pytest.fixture
+def here(tmp_path: Path, faces: Faces, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(publish.build.data, "data_hash", lambda *_: faces.data_hash)
+    return Settings(None, "sample", "cpu", tmp_path / "here")
+
+
+def test_runs_of_another_out_are_taken_in_once(
+    trained: Run, faces: Faces, here: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = trained.folder.parents[2]
+    assert publish.import_runs(source, here) == 0
+    wanted = artifacts.run_key(SMALL, faces.data_hash, "cpu")
+    run = artifacts.find_run(SMALL, dataclasses.replace(wanted, device="cuda"), here.store)
+    assert run is not None
+    assert run.foreign == "device"
+    assert run.predictions.equals(trained.predictions)
+    publish.import_runs(source, here)
+    assert "0 runs taken in, 1 were here already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data_hash": "other"}, "trained on other data"),
+        ({"parameters": {"epochs": 3}}, "parameters do not match its identity"),
+        ({"state": "cut"}, "not finished"),
+        ({"code": None}, "not whole"),
+    ],
+)
+def test_a_run_that_is_not_what_it_says_is_refused_by_name(
+    trained: Run, here: Settings, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    copied = tmp_path / "there" / "runs" / "abc"
+    shutil.copytree(trained.folder, copied)
+    record = {**read_json(copied / "run.json"), **changes}
+    write_json(copied / "run.json", {name: value for name, value in record.items() if value is not None})
+    with pytest.raises(FerError, match=words):
+        publish.import_runs(tmp_path / "there", here)
+    assert not (here.store / "imported").exists()
+
+
+def test_a_run_whose_history_is_broken_is_refused(trained: Run, here: Settings, tmp_path: Path) -> None:
+    copied = tmp_path / "there" / "abc"
+    shutil.copytree(trained.folder, copied)
+    (copied / "history.csv").write_text("epoch\n1\n")
+    with pytest.raises(FerError, match="lack columns"):
+        publish.import_runs(tmp_path / "there", here)
+
+
+def test_a_folder_without_runs_is_refused(here: Settings, tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="holds no runs"):
+        publish.import_runs(tmp_path, here)
+
+
+# -- reproducing
+
+
+def copy_of(run: Run, folder: Path, **record: Any) -> Run:
+    shutil.copytree(run.folder, folder)
+    write_json(folder / "run.json", {**run.provenance, **record})
+    return Run(run.key, run.params, folder)
+
+
+def test_the_same_training_again_is_reproduced_by_bytes(trained: Run, faces: Faces, tmp_path: Path) -> None:
+    again = training.train_or_load(SMALL, Settings(None, "sample", "cpu", tmp_path), faces)
+    found = reproduce.compare(trained, training.score_test(again, faces))
+    assert (found["compared"], found["agrees"], found["first_difference"]) == ("bytes", True, "")
+
+
+def test_the_ledgers_run_is_reproduced_by_the_hashes_that_it_states(
+    trained: Run, faces: Faces, shelf: Path, tmp_path: Path
+) -> None:
+    assert reproduce.compare(found_on(shelf, faces, tmp_path), trained)["first_difference"] == ""
+
+
+def test_the_first_difference_is_named(trained: Run, tmp_path: Path) -> None:
+    other = copy_of(trained, tmp_path / "other")
+    history = trained.history.copy()
+    history.loc[1, "validation_loss"] += 0.5
+    artifacts.write_frame(other.folder / "history.csv", history)
+    found = reproduce.compare(trained, other)
+    assert not found["agrees"]
+    assert found["first_difference"].startswith("history.csv: epoch 2, validation_loss:")
+
+
+def test_a_difference_in_metrics_names_its_field(trained: Run, tmp_path: Path) -> None:
+    other = copy_of(trained, tmp_path / "other")
+    metrics = json.loads(json.dumps(trained.metrics))
+    metrics["validation"]["classes"]["class1"]["f1"] = 2.0
+    write_json(other.folder / "metrics.json", metrics)
+    found = reproduce.compare(trained, other)["first_difference"]
+    assert found.startswith("metrics.json: validation.classes.class1.f1:")
+
+
+def test_on_another_processor_accuracies_must_agree_within_the_tolerance(trained: Run, tmp_path: Path) -> None:
+    other = copy_of(trained, tmp_path / "other", processor="another one")
+    metrics = json.loads(json.dumps(trained.metrics))
+    allowed = reproduce.tolerance(metrics)["validation"]
+    for off, agrees in ((0.9 * allowed, True), (1.1 * allowed, False)):
+        metrics["validation"]["accuracy"] = trained.metrics["validation"]["accuracy"] - off
+        write_json(other.folder / "metrics.json", metrics)
+        found = reproduce.compare(trained, Run(trained.key, trained.params, other.folder))
+        assert (found["compared"], found["machines_differ_in"]) == ("tolerance", ["processor"])
+        assert found["agrees"] is agrees
+
+
+def test_the_first_difference_of_a_page_is_named_and_provenance_is_left_out() -> None:
+    page = '<h2 id="loss">Loss</h2>\n<p>{}</p>\n<!-- provenance -->{}<!-- /provenance -->'
+    assert reproduce.first_page_difference(page.format(1, 2), page.format(1, 3)) == ""
+    assert "section 'loss'" in reproduce.first_page_difference(page.format(1, 2), page.format(5, 2))
+
+
+# -- limits and use
+
+
+def test_every_item_of_the_checklist_is_answered(trained: Run, faces: Faces) -> None:
+    row = {"training_key": trained.key, "test_official_accuracy": 0.6}
+    text = limits.text(limits.facts(faces, [trained], [row, row]))
+    items = set(re.findall(r"\b([1-8][a-g])\b", "".join(re.findall(r"\*\*(.+?)\*\*", text, re.S))))
+    expected = {f"{n}{letter}" for n, last in enumerate("cegcfccb", 1) for letter in "abcdefg" if letter <= last}
+    assert items == expected
+    assert len(items) == 32
+    assert "scored for 1 runs" in text.replace("\n", " ")
+    assert "at least 4.0 of ten test images" in text.replace("\n", " ")
