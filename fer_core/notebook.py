@@ -7,13 +7,15 @@ trains, scores or explains: a claim's page of finished runs starts without it.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
+import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -136,21 +138,42 @@ def network_table(params: Params) -> Table:
     return Table.of([(*row[:2], f"{row[2]:,}", f"{row[3]:,}") for row in rows], columns)
 
 
-def sanity_checks(params: Params) -> None:
-    """Show, folded, checks that take seconds and tell a broken loop from a hard problem."""
+def sanity_checks(params: Params) -> Table:
+    """Checks that take seconds and tell a broken loop from a hard problem.
+
+    Parameters
+    ----------
+    params : those of the run to come
+
+    Returns
+    -------
+    Table : check, expected, found, ok (yes or no)
+    """
     from fer_core import training
 
     checks = pd.DataFrame(training.sanity_checks(params, open_faces()))
-    failed = checks.loc[~checks["ok"].astype(bool), "check"]
+    return Table(checks.assign(ok=["yes" if ok else "no" for ok in checks["ok"]]).set_index("check"))
+
+
+def checks_line(checks: pd.DataFrame) -> str:
+    """What `sanity_checks` found, in a sentence."""
+    failed = checks.index[checks["ok"] != "yes"]
     line = f"Of {len(checks)} checks before training "
-    line += f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold."
-    fold(line, Table(checks.assign(ok=["yes" if ok else "no" for ok in checks["ok"]]).set_index("check")))
+    return line + (f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold.")
 
 
-def fold(line: str, table: Table) -> None:
-    """Show a table that opens with a click on its line."""
+def fold(line: str, table: Table, beside_faces: bool = False) -> None:
+    """Show a table that opens with a click on its line.
+
+    Parameters
+    ----------
+    line : what stands there while it is folded
+    table : what opens
+    beside_faces : whether it names the faces of a figure; where they are withheld, what stands in names them already
+    """
     body = f"<details><summary>{line}</summary>{table._repr_html_()}</details>"
-    display({"text/html": body, "text/plain": f"{line}\n{table}"}, raw=True)
+    content = {"text/html": body, "text/plain": f"{line}\n{table}"}
+    display(content, raw=True, metadata={"fer": {"beside_faces": True}} if beside_faces else {})
 
 
 # -- training
@@ -228,9 +251,8 @@ def train_or_load(params: Params) -> Run:
     """
     log = _Log()
     run = log.obtain(params)
-    line = (
-        f"{len(run.history)} of {params.epochs} epochs, {run.state}; the weights of epoch {run.selected_epoch} are kept"
-    )
+    kept = f"the weights of epoch {run.selected_epoch} are kept ({plots.KEPT_BY[params.select]})"
+    line = f"{len(run.history)} of {params.epochs} epochs, {run.state}; {kept}"
     if run.state == "cut":
         line += "; time_limit_minutes stopped it: what this page says is about an unfinished run"
     log.show(line, epoch_lines(run.history))
@@ -283,9 +305,45 @@ class Answers:
         return evaluation.confusion(self.labels, evaluation.predicted_labels(self.probabilities), len(self.classes))
 
     @property
-    def calibration(self) -> pd.DataFrame:
-        """For plots.reliability."""
-        return evaluation.calibration(self.probabilities, self.labels)
+    def predicted(self) -> np.ndarray:
+        """int (n,), −1 where the network answered NaN"""
+        return evaluation.predicted_labels(self.probabilities)
+
+    @property
+    def calibration(self) -> Calibration:
+        """How sure the answers are and how right, before and after temperature scaling.
+
+        The temperature is fitted on validation images. Where these are also what the page shows, it is fitted on one
+        half of them and shown on the other: on the images it was fitted on, any scaling looks good. Copies of an image
+        are in the same half.
+        """
+        shown, images = np.ones(len(self.labels), bool), "the validation images"
+        rows = self.run.predictions
+        fitted = rows[(rows["split"] == "validation") & (rows["label"] < len(self.classes))]
+        if self.split == "validation":
+            half = _odd(fitted["image_id"])
+            fitted, shown, images = fitted[half], ~_odd(self.predictions["image_id"]), "the other half"
+        p = fitted[evaluation.probability_columns(fitted)].to_numpy(float)
+        temperature = evaluation.fit_temperature(p, fitted["label"].to_numpy(int))
+        p, labels = self.probabilities[shown], self.labels[shown]
+        scaled = evaluation.with_temperature(p, temperature)
+        tables = evaluation.calibration(p, labels), evaluation.calibration(scaled, labels)
+        return Calibration(*tables, temperature, images, int(shown.sum()))
+
+
+def _odd(ids: pd.Series) -> np.ndarray:
+    """Half of the images, by the last digit of their pixels' hash: copies of one picture go together."""
+    return np.array([int(name.split("-")[0][-1], 16) % 2 == 1 for name in ids], bool)
+
+
+class Calibration(NamedTuple):
+    """For plots.reliability: tables of `evaluation.calibration`, the temperature, where it comes from, how many."""
+
+    table: pd.DataFrame
+    scaled: pd.DataFrame
+    temperature: float
+    images: str
+    n: int
 
 
 def _may_show_test(params: Params, run: Run) -> bool:
@@ -341,6 +399,52 @@ class Pictures:
     titles: list[str]
     finding: str
 
+    @property
+    def stand_in(self) -> dict[str, Any]:
+        """What a published page shows instead: ids, labels and answers, for plots.show(stand_in=…)."""
+        return stand_in(self.table)
+
+
+def stand_in(table: pd.DataFrame) -> dict[str, Any]:
+    """What a published page shows in place of single faces: rows that name them, and the mean face of each class.
+
+    Parameters
+    ----------
+    table : indexed by image_id, with a column `true`, and whatever else is known of each image
+
+    Returns
+    -------
+    dict of columns, rows, size [height, width] and means {class: {"image/png": base64}}; no pixel of a single face
+    """
+    rows = table.reset_index()
+    used, size = set(rows["true"]), list(open_faces().image_size)
+    means = {name: {"image/png": png} for name, png in _mean_pngs(open_faces()).items() if name in used}
+    return {"columns": list(rows.columns), "rows": rows.to_numpy().tolist(), "size": size, "means": means}
+
+
+def named(rows: np.ndarray) -> Table:
+    """The images of these rows by id, with their true class: for `stand_in`."""
+    faces = open_faces()
+    return Table.of(
+        zip(faces.ids[rows], np.array(faces.classes)[faces.labels[rows]], strict=True), ["image_id", "true"]
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _mean_pngs(faces: Faces) -> dict[str, str]:
+    """The mean training face of each class as PNG in base64; none of a class with too few faces to hide one."""
+    from PIL import Image
+
+    found = {}
+    for code, name in enumerate(faces.classes):
+        rows = np.flatnonzero((faces.labels == code) & (faces.usage == data.TRAINING))
+        if len(rows) >= plots.FEW_FACES:
+            picture, png = Image.fromarray(faces.images[rows].mean(0).round().astype(np.uint8)), io.BytesIO()
+            picture.thumbnail((64, 64))
+            picture.convert("L").quantize(32).save(png, "PNG", optimize=True)
+            found[name] = base64.b64encode(png.getvalue()).decode()
+    return found
+
 
 def _pictures(rows: pd.DataFrame, finding: str) -> Pictures:
     faces = open_faces()
@@ -367,15 +471,74 @@ def least_certain(found: Answers, n: int = 16) -> Pictures:
 
 
 def grad_cam(found: Answers, pictures: Pictures) -> np.ndarray:
-    """Where the network looked for the answer it gave: float (n, h, w) in 0–1, for plots.images_grid(heat=…)."""
+    """Where the network looked for the answer it gave, image by image.
+
+    Parameters
+    ----------
+    found : the answers that the pictures come from
+    pictures : as from `confident_mistakes`
+
+    Returns
+    -------
+    float (n, h, w) in 0–1, for plots.images_grid(heat=…)
+    """
+    return _maps(found.run, pictures.images, np.array([found.classes.index(n) for n in pictures.table["predicted"]]))
+
+
+class Attention(NamedTuple):
+    """Class means of where the network looks, right and wrong: for plots.attention."""
+
+    means: np.ndarray  # float (2, k, h, w[, 3]), 0–255
+    heat: np.ndarray  # float (2, k, h, w), 0–1
+    counts: np.ndarray  # int (2, k)
+    classes: tuple[str, ...]
+
+
+def attention(found: Answers, at_most: int = 50) -> Attention:
+    """Mean Grad-CAM map and mean face of the images that were given each answer, rightly and wrongly.
+
+    Parameters
+    ----------
+    found : the answers of the run and split that the page shows
+    at_most : images a mean, those first by id: enough for a steady mean, and a second of work
+
+    Returns
+    -------
+    Attention : of means over fewer than plots.FEW_FACES images nothing is drawn
+    """
+    faces, k, answer = open_faces(), len(found.classes), found.predicted
+    order = np.argsort(found.predictions["image_id"].to_numpy(str))
+    groups = [
+        order[((answer == code) & ((answer == found.labels) == right))[order]][:at_most]
+        for right in (True, False)
+        for code in range(k)
+    ]
+    chosen = np.concatenate(groups)
+    images = faces.images[pd.Index(faces.ids).get_indexer(found.predictions["image_id"].iloc[chosen])]
+    maps = _maps(found.run, images, answer[chosen])
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        parts = [part.mean(0) if len(part) else np.zeros(values.shape[1:]) for part in np.split(values, ends)]
+        return np.stack(parts).reshape(2, k, *values.shape[1:])
+
+    counts = np.array([len(group) for group in groups]).reshape(2, k)
+    return Attention(mean(images.astype(np.float32)), mean(maps), counts, found.classes)
+
+
+def _maps(run: Run, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """float32 (n, h, w): Grad-CAM of each image for its class, batch by batch."""
     import torch
 
     from fer_core import explain, training
 
-    network = training.load_network(found.run, open_faces())
-    classes = torch.tensor([found.classes.index(name) for name in pictures.table["predicted"]], dtype=torch.long)
-    with devices.ready("cpu", int(found.run.params.threads)):
-        return explain.grad_cam(network, training.to_input(pictures.images, found.run), classes).numpy()
+    network, answers = training.load_network(run, open_faces()), torch.from_numpy(np.asarray(classes, np.int64))
+    with devices.ready("cpu", int(run.params.threads)):
+        parts = [
+            explain.grad_cam(network, training.to_input(images[at : at + 128], run), answers[at : at + 128]).numpy()
+            for at in range(0, len(images), 128)
+        ]
+    return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
 
 
 def finding(params: Params, runs: Sequence[Run]) -> Markdown:

@@ -29,6 +29,7 @@ INK, GREY = "#1f1f1f", "#6e6e6e"
 TRAIN, VALIDATION = "#8a6d3b", "#4b2a8a"
 ARM_COLOURS = ("#4b2a8a", "#0b6e4f", "#9b1d52", "#7a5c00", "#2f5d8a", "#555555")
 ARM_STYLES = ("-", "--", ":")
+KEPT_BY = {"last": "the last", "best_validation_accuracy": "best on validation"}  # `select`, in a figure's words
 VERDICT_COLOURS = {SUPPORTED: "#0b6e4f", NOT_SUPPORTED: "#9b1d52", INCONCLUSIVE: GREY}
 WIDTH, DPI = 6.0, 110  # inches; 660 pixels
 TITLE_LETTERS = 60  # that fit into WIDTH
@@ -74,24 +75,35 @@ def title(axes: Axes | np.ndarray) -> str:
 
 
 @_styled
-def show(axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False) -> None:
+def show(
+    axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False, stand_in: Mapping[str, Any] | None = None
+) -> None:
     """Put a figure into the page as PNG, the same bytes for the same figure, and close it.
 
     Parameters
     ----------
+    axes : what a function of this module returned
     alt : what a reader who cannot see it should know
     source : artifact and columns, as in "history.csv: epoch, train_loss"
     faces : whether single faces can be recognised; a figure that drew some says so by itself
+    stand_in : what a published page shows in place of single faces: `notebook.stand_in`
 
-    The output's metadata is ``{"image/png": {"alt": …, "source": …}, "fer": {"faces": …}}``.
+    The output's metadata is ``{"image/png": {"alt": …, "source": …}, "fer": {"faces": …, "data": …, "stand_in": …}}``,
+    where data is ``{"name": …, "csv": …}``, just what was plotted, and both are there only where known.
     """
     from IPython.display import display
 
     figure, png = _figure(axes), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    shows_faces = bool(faces or figure.get_gid() == "faces")
+    fer: dict[str, Any] = {"faces": bool(faces or stand_in or figure.get_gid() == "faces")}
+    name, plotted = vars(figure).get("plotted", ("", None))
+    if stand_in is not None:
+        name, plotted = "faces", pd.DataFrame(stand_in["rows"], columns=stand_in["columns"])
+        fer["stand_in"] = {**stand_in, "line": title(axes)}
+    if plotted is not None:
+        fer["data"] = {"name": name, "csv": plotted.to_csv(index=False, lineterminator="\n", float_format="%.6g")}
     plt.close(figure)
-    metadata = {"image/png": {"alt": alt, "source": source}, "fer": {"faces": shows_faces}}
+    metadata = {"image/png": {"alt": alt, "source": source}, "fer": fer}
     display({"image/png": png.getvalue(), "text/plain": alt}, raw=True, metadata=metadata)
 
 
@@ -100,9 +112,21 @@ def show(axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False) ->
 
 @_styled
 def loss_curves(
-    history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = ()
+    history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = (), rule: str = ""
 ) -> np.ndarray:
-    """Losses over the learning rate, by epoch: Axes (2,). `others` are further seeds' histories, drawn thin."""
+    """Losses over the learning rate, on one axis of epochs.
+
+    Parameters
+    ----------
+    history : the run shown in detail; columns of history.csv
+    selected_epoch : whose weights are kept, marked
+    others : further seeds' histories; with them a band shows the range over all seeds, and a dotted line their mean
+    rule : how that epoch was selected, `select` of the parameters
+
+    Returns
+    -------
+    Axes (2,) : losses, learning rate
+    """
     figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 4.2), sharex=True, height_ratios=(3, 1))
     loss = pd.Series(history["validation_loss"].to_numpy(dtype=float), index=history["epoch"].to_list())
     finite = loss[np.isfinite(loss)]
@@ -123,17 +147,28 @@ def loss_curves(
     if values.size and values.max() > (cut := 3 * float(np.median(values))):
         axes[0].set(ylim=(min(float(values.min()), cut) * 0.9, cut), ylabel=f"loss (nats, cut at {cut:.1f})")
     _end_labels(axes[0], ends)
-    _selected(axes[0], history, selected_epoch)
+    _selected(axes[0], history, selected_epoch, rule)
     _rate(axes[1], history)
+    axes[1].set_xlabel(_epoch_label(others))
     figure.align_ylabels(axes)
+    _plotted(figure, "loss_curves", _seeds_table(history, others, ["learning_rate", *lines]))
     return axes
 
 
 @_styled
 def accuracy_curves(
-    history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = ()
+    history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = (), rule: str = ""
 ) -> Axes:
-    """Train (as trained; clean where measured) and validation accuracy by epoch; `others` are further seeds', thin."""
+    """Train (as trained; clean where measured) and validation accuracy by epoch.
+
+    Parameters
+    ----------
+    history, selected_epoch, others, rule : as in `loss_curves`
+
+    Returns
+    -------
+    Axes
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
     lines = {"train_accuracy": ("train", TRAIN, "-"), "validation_accuracy": ("validation", VALIDATION, "-")}
     if history["train_clean_accuracy"].notna().any():
@@ -147,9 +182,10 @@ def accuracy_curves(
     _title(figure, finding)
     ends = _curves(ax, history, others, lines)
     ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
-    ax.set(ylabel="accuracy", xlabel="epoch")
+    ax.set(ylabel="accuracy", xlabel=_epoch_label(others))
     _end_labels(ax, ends)
-    _selected(ax, history, selected_epoch)
+    _selected(ax, history, selected_epoch, rule)
+    _plotted(figure, "accuracy_curves", _seeds_table(history, others, list(lines)))
     return ax
 
 
@@ -164,6 +200,7 @@ def learning_rate(history: pd.DataFrame) -> Axes:
         finding = "The learning rate " + (span if rates.nunique() > 1 else f"stays at {rates.iloc[0]:.2g}")
     _title(figure, finding)
     _rate(ax, history)
+    _plotted(figure, "learning_rate", history[["epoch", "learning_rate"]])
     return ax
 
 
@@ -195,6 +232,8 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
     ax.tick_params(length=0)
     ax.tick_params(axis="x", rotation=0 if k < 8 else 90)
     ax.tick_params(axis="y", rotation=0)
+    counts = pd.DataFrame(matrix, columns=[f"predicted {name}" for name in classes])
+    _plotted(figure, "confusion_matrix", counts.assign(true=list(classes))[["true", *counts.columns]])
     return ax
 
 
@@ -206,7 +245,9 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     worst = str(recall.idxmin())
     finding = f"{_capital(worst)} recall is lowest ({_percent(recall[worst], 0)}, n = {table['n'][worst]:,.0f})"
     labels = [f"{name} ({n:,.0f})" for name, n in table["n"].items()]
-    return _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, percent=True)
+    axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, percent=True)
+    _plotted(_figure(axes), "class_bars", table.rename_axis("class").reset_index())
+    return axes
 
 
 @_styled
@@ -217,30 +258,61 @@ def class_recalls(table: pd.DataFrame) -> np.ndarray:
     if len(change):
         name = str(change.abs().idxmax())
         finding = f"Recall changes most for {name}: {_signed(change[name] * 100, 1)} points with {table.columns[-1]}"
-    return _bars(table, finding, [str(name) for name in table.index], percent=True)
+    axes = _bars(table, finding, [str(name) for name in table.index], percent=True)
+    _plotted(_figure(axes), "class_recalls", table.rename_axis("class").reset_index())
+    return axes
 
 
 @_styled
-def reliability(table: pd.DataFrame) -> np.ndarray:
-    """Reliability diagram of an `evaluation.calibration` table over the number of images in each bin: Axes (2,)."""
+def reliability(
+    table: pd.DataFrame, scaled: pd.DataFrame | None = None, temperature: float | None = None, images: str = ""
+) -> np.ndarray:
+    """Reliability diagram over the number of images in each bin, before and after temperature scaling.
+
+    Parameters
+    ----------
+    table : an `evaluation.calibration` table
+    scaled : the same images' table with logits divided by `temperature`
+    images : which images the temperature was fitted on, in words
+
+    Returns
+    -------
+    Axes (2,) : accuracy by confidence, images by confidence
+    """
     figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 4.4), sharex=True, height_ratios=(3, 1))
     filled, error = table[table["n"] > 0], calibration_error(table)
     finding = "No image has a probability"
     if error is not None:
         lead = float(np.average(filled["confidence"] - filled["accuracy"], weights=filled["n"])) * 100
         finding = f"{'Over' if lead > 0 else 'Under'}confident by {abs(lead):.1f} points on average "
-        finding += f"(calibration error {_percent(error)})"
+        finding += f"(ECE {_percent(error)}"
+        if scaled is not None and temperature is not None:
+            finding += f"; {_percent(calibration_error(scaled))} at temperature {temperature:.2f}"
+        finding += ")"
     _title(figure, finding)
     axes[0].plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
-    axes[0].text(0.98, 0.04, "dashed: perfectly calibrated", ha="right", color=GREY)
+    told = [("dashed: perfectly calibrated", GREY)]
     axes[0].plot(filled["confidence"], filled["accuracy"], "o-", color=VALIDATION, markersize=5)
+    parts = [table.assign(temperature=1.0)]
+    if scaled is not None and temperature is not None:
+        after = scaled[scaled["n"] > 0]
+        axes[0].plot(after["confidence"], after["accuracy"], "D-", color=TRAIN, markersize=5, markerfacecolor="white")
+        fitted = f", fitted on {images}" if images else ""
+        told += [("● as trained", VALIDATION), (f"◇ at temperature {temperature:.2f}{fitted}", TRAIN)]
+        parts.append(scaled.assign(temperature=temperature))
+    for line, (text, colour) in enumerate(told):
+        axes[0].text(0.98, 0.04 + 0.085 * line, text, ha="right", color=colour)
     axes[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     width = table["high"] - table["low"]
     axes[1].bar(table["low"], table["n"], width, align="edge", color=VALIDATION, edgecolor="white")
+    if scaled is not None:
+        edges = [*scaled["low"], scaled["high"].iloc[-1]]
+        axes[1].stairs(scaled["n"], edges, color=TRAIN, linewidth=1.5)
     axes[1].set(ylabel="images", xlabel="confidence (probability of the answer)")
     axes[0].yaxis.set_major_formatter(FuncFormatter(_percent_tick))
     axes[1].xaxis.set_major_formatter(FuncFormatter(_percent_tick))
     figure.align_ylabels(axes)
+    _plotted(figure, "reliability", pd.concat(parts))
     return axes
 
 
@@ -279,6 +351,7 @@ def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> A
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
     _rows(ax, [str(name) for name in table["name"]], xlabel)
     ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    _plotted(figure, "accuracies", table.assign(name=table["name"].astype(str).str.replace("\n", " ")))
     return ax
 
 
@@ -294,7 +367,9 @@ def class_counts(counts: pd.DataFrame) -> np.ndarray:
     if first.min():
         finding = f"{_capital(most)} has {first.max() / first.min():.1f} times as many {split} images as {least} "
         finding += f"({first.max():,} against {first.min():,})"
-    return _bars(counts, finding, [str(name) for name in counts.index])
+    axes = _bars(counts, finding, [str(name) for name in counts.index])
+    _plotted(_figure(axes), "class_counts", counts.rename_axis("class").reset_index())
+    return axes
 
 
 @_styled
@@ -307,6 +382,7 @@ def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int])
     axes = _grid(means, titles, max(len(titles), 1), finding)
     if any(0 < n < FEW_FACES for n in counts):
         _figure(axes).set_gid("faces")
+    _plotted(_figure(axes), "mean_faces", pd.DataFrame({"class": list(classes), "n": counts, "contrast": spread}))
     return axes
 
 
@@ -317,15 +393,18 @@ def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) ->
     low, high = np.percentile(brightness, [5, 95])
     finding = f"Nine in ten images have a mean grey of {low:.0f} to {high:.0f}; {flat} "
     _title(figure, finding + f"{'image has' if flat == 1 else 'images have'} next to no contrast")
+    bins = []
     for ax, values, label in zip(
         axes, (brightness, contrast), ("mean grey", "standard deviation of grey"), strict=True
     ):
         middle = float(np.median(values))
-        ax.hist(values, bins=40, color=VALIDATION)
+        n, edges, _ = ax.hist(values, bins=40, color=VALIDATION)
+        bins.append(pd.DataFrame({"of": label, "low": edges[:-1], "high": edges[1:], "images": n}))
         ax.axvline(middle, color=INK, linestyle="--", linewidth=1)
         ax.text(middle, 1.01, f"median {middle:.0f}", transform=ax.get_xaxis_transform(), ha="center", va="bottom")
         ax.set_xlabel(f"{label} (0–255)")
     axes[0].set_ylabel("images")
+    _plotted(figure, "pixel_statistics", pd.concat(bins))
     return axes
 
 
@@ -347,6 +426,7 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
     ax.invert_xaxis()  # the strictest on the left, so that the count rises to the right, where the labels stand
     ax.set(xlabel="similarity asked for (cosine of mean-free pixels)", ylabel="test images", ylim=(0, None))
     _end_labels(ax, ends)
+    _plotted(figure, "near_copies", table)
     return ax
 
 
@@ -366,6 +446,54 @@ def images_grid(
     for ax, warmth in zip(axes, () if heat is None else heat, strict=heat is not None):
         ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
     _figure(axes).set_gid("faces")
+    return axes
+
+
+@_styled
+def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Where the network looks, as class means: over right answers above, over wrong ones below.
+
+    Parameters
+    ----------
+    means : float (2, k, h, w) or (2, k, h, w, 3), 0–255: the mean face of the images so answered, right and wrong
+    heat : float (2, k, h, w) in 0–1: their mean Grad-CAM map
+    counts : int (2, k): how many images each mean is over; one over fewer than FEW_FACES is not drawn
+
+    Returns
+    -------
+    Axes (2, k)
+    """
+    drawn = counts >= FEW_FACES
+    likeness = {
+        name: float(np.corrcoef(heat[0, i].ravel(), heat[1, i].ravel())[0, 1])
+        for i, name in enumerate(classes)
+        if drawn[:, i].all() and heat[0, i].std() and heat[1, i].std()
+    }
+    finding = "No class has enough right and wrong answers to compare where they look"
+    if likeness:
+        most, least = max(likeness, key=lambda name: likeness[name]), min(likeness, key=lambda name: likeness[name])
+        finding = f"Right and wrong answers draw on the same places most for {most} (r = {likeness[most]:.2f})"
+        finding += f", least for {least} ({_minus(f'{likeness[least]:.2f}')})" if most != least else ""
+    k = len(classes)
+    titles = [
+        f"{name}\nn = {n:,}" if row == 0 else f"n = {n:,}"
+        for row in (0, 1)
+        for name, n in zip(classes, counts[row], strict=True)
+    ]
+    axes = _grid(means.reshape(2 * k, *means.shape[2:]), titles, k, finding).reshape(2, k)
+    for ax, shown, face, warmth in zip(
+        axes.flat, drawn.flat, means.reshape(2 * k, *means.shape[2:]), heat.reshape(2 * k, *heat.shape[2:]), strict=True
+    ):
+        ax.images[0].remove()
+        if shown:
+            ax.imshow(face.astype(np.uint8), cmap="gray", vmin=0, vmax=255)
+            ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
+        else:
+            ax.text(0.5, 0.5, "too few", transform=ax.transAxes, ha="center", va="center", color=GREY)
+    for row, word in enumerate(("right", "wrong")):
+        axes[row, 0].set_ylabel(word)
+    table = pd.DataFrame({"answer": list(classes), "right": counts[0], "wrong": counts[1]})
+    _plotted(_figure(axes), "attention", table.assign(likeness=[likeness.get(name, np.nan) for name in classes]))
     return axes
 
 
@@ -412,6 +540,13 @@ def arm_curves(arms: Mapping[str, Sequence[pd.DataFrame]], column: str = "valida
     ax.set(xlabel="epoch", ylabel=name if kind == "%" else f"{name} ({kind})")
     _epochs(ax)
     _end_labels(ax, ends)
+    parts = [
+        history[["epoch", column]].assign(arm=arm, run=n)
+        for arm, runs in arms.items()
+        for n, history in enumerate(runs)
+    ]
+    if parts:
+        _plotted(figure, f"arms_{column}", pd.concat(parts)[["arm", "run", "epoch", column]])
     return ax
 
 
@@ -426,7 +561,9 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
         high, low = max(known, key=lambda arm: known[arm]), min(known, key=lambda arm: known[arm])
         finding = f"{_capital(words(metric))} is {_value(known[high], metric)} with {high}"
         finding += f", {_value(known[low], metric)} with {low}" if high != low else ""
-    return _dot_rows(groups, finding, metric)
+    ax = _dot_rows(groups, finding, metric)
+    _plotted(_figure(ax), f"arms_{metric}", table)
+    return ax
 
 
 @_styled
@@ -437,7 +574,9 @@ def seed_values(table: pd.DataFrame, metric: str = "validation_accuracy") -> Axe
     finding = f"{_capital(words(metric))} is {_value(values[0], metric)} with seed {table['seed'].iloc[0]}"
     finding += f", {_value(mean, metric)} on average over {n} seeds" if n > 1 else "; one seed tells no spread"
     groups = {f"seed {seed}": np.array([value]) for seed, value in zip(table["seed"], values, strict=True)}
-    return _dot_rows(groups | ({"all": values} if len(values) > 1 else {}), finding, metric)
+    ax = _dot_rows(groups | ({"all": values} if len(values) > 1 else {}), finding, metric)
+    _plotted(_figure(ax), f"seeds_{metric}", table)
+    return ax
 
 
 @_styled
@@ -468,6 +607,7 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     ax.set(xlim=(-1.08, 1.08), xticks=[])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+    _plotted(figure, "claims", table[["claim", "effect", "low", "high", "verdict"]])
     return ax
 
 
@@ -530,8 +670,11 @@ def _curves(
     """Draw columns (label, colour, style) by epoch; return the lines' ends, to be labelled once limits stand."""
     ends = []
     for column, (label, colour, style) in lines.items():
-        for other in others:
-            ax.plot(other["epoch"], other[column].astype(float), style, color=colour, linewidth=0.7, alpha=0.45)
+        if others:  # all seeds, this one too, as far as each of them got
+            seeds = pd.concat([run.set_index("epoch")[column].astype(float) for run in (history, *others)], axis=1)
+            low, high, mean = seeds.min(axis=1), seeds.max(axis=1), seeds.mean(axis=1)
+            ax.fill_between(seeds.index, low, high, color=colour, alpha=0.2, linewidth=0)
+            ax.plot(seeds.index, mean, ":", color=colour, linewidth=1.2)
         values = history[column].to_numpy(dtype=float)
         ax.plot(history["epoch"], values, style, color=colour, marker="o" if len(history) < FEW_EPOCHS else None)
         if np.isfinite(values).any():
@@ -546,11 +689,28 @@ def _epochs(ax: Axes) -> None:
         ax.set_xlim(0, 2)
 
 
-def _selected(ax: Axes, history: pd.DataFrame, epoch: int | None) -> None:
+def _epoch_label(others: Sequence[pd.DataFrame]) -> str:
+    return f"epoch (band: range over {len(others) + 1} seeds, dotted: their mean)" if others else "epoch"
+
+
+def _seeds_table(history: pd.DataFrame, others: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """run (1 is the one in detail), epoch and `columns` of all seeds, one below the other."""
+    return pd.concat([h[["epoch", *columns]].assign(run=n) for n, h in enumerate((history, *others), 1)])[
+        ["run", "epoch", *columns]
+    ]
+
+
+def _plotted(figure: Figure, name: str, table: pd.DataFrame) -> None:
+    """Leave with the figure what it was drawn from, for `show` to put beside the page."""
+    vars(figure)["plotted"] = (name, table)
+
+
+def _selected(ax: Axes, history: pd.DataFrame, epoch: int | None, rule: str = "") -> None:
     if epoch is not None:
         ax.axvline(epoch, color=INK, linestyle="--", linewidth=1)
         side = "right" if epoch > history["epoch"].mean() else "left"
-        ax.text(epoch, 1.01, f"epoch {epoch} kept", transform=ax.get_xaxis_transform(), ha=side, va="bottom")
+        text = f"epoch {epoch} kept" + (f" ({KEPT_BY.get(rule, rule)})" if rule else "")
+        ax.text(epoch, 1.01, text, transform=ax.get_xaxis_transform(), ha=side, va="bottom")
 
 
 def _rate(ax: Axes, history: pd.DataFrame) -> None:

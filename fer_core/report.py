@@ -35,6 +35,7 @@ COPIED = (*artifacts.RUN_FILES, "network.csv")
 ORIGINAL = {"04_complex_cnn/default": 0.61, "06_final/rare_transforms": 0.627473}
 ORIGINAL_IMAGES = 3589
 CLAIMS_NOTEBOOK = "05_analysis"
+STAND_IN = "application/vnd.fer.faces+json"  # what the template draws in place of single faces
 
 # What a kernel may see of the environment. Whatever else there is may be a secret.
 KEPT = re.compile(
@@ -71,11 +72,17 @@ class PageContext:
     files: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+    colab: str = ""
     failure: Failure | None = None
 
     @property
     def stem(self) -> str:
         return self.name.split("/")[1]
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """The files that a reader may want by name: all but the figures' own data."""
+        return tuple(name for name in self.files if not name.startswith("figures/"))
 
 
 # ------------------------------------------------------------------------------------------------------------- execute
@@ -262,6 +269,71 @@ def clean(notebook: Any, settings: Settings | None = None) -> Any:
     return nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
 
 
+# ------------------------------------------------------------------------------------------------- figures and faces
+
+
+def _outputs(notebook: Any) -> Iterable[Any]:
+    return (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+def _fer(output: Any) -> Mapping[str, Any]:
+    """What `plots.show` said of this output."""
+    return output.get("metadata", {}).get("fer", {})
+
+
+def _figures(notebook: Any) -> list[tuple[Any, str]]:
+    """(output, file name) of each figure whose plotted data is known, numbered as they stand in the notebook."""
+    known = [(output, _fer(output)["data"]["name"]) for output in _outputs(notebook) if "data" in _fer(output)]
+    return [
+        (output, f"figures/{n:02}_{re.sub(r'[^a-z0-9_]', '_', name)}.csv") for n, (output, name) in enumerate(known, 1)
+    ]
+
+
+def figure_files(notebook: Any) -> dict[str, bytes]:
+    """Just what each figure plots, as CSV, by its name in the folder beside the page."""
+    return {name: _fer(output)["data"]["csv"].encode() for output, name in _figures(notebook)}
+
+
+def withhold_faces(notebook: Any) -> Any:
+    """A copy in which no single face can be seen: FER2013 may not be redistributed.
+
+    Parameters
+    ----------
+    notebook : executed, and through `clean`
+
+    Returns
+    -------
+    The notebook with a stand-in for every picture that shows single faces, or of which nobody said that it does not:
+    ids, labels and answers, and each class's mean face, as far as the output's metadata holds them.
+    """
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        cell.pop("attachments", None)
+        if cell.cell_type == "code":
+            cell.outputs = [_withheld(o) for o in cell.outputs if not _fer(o).get("beside_faces")]
+    return notebook
+
+
+def _withheld(output: Any) -> Any:
+    data = output.get("data")
+    if data is None:  # a stream or an error
+        return output
+    harmless = _fer(output).get("faces") is False and set(data) <= {"image/png", "text/plain"}
+    pictures = [k for k in data if k not in ("text/plain", "text/html", "text/markdown", STAND_IN)]
+    drawn = re.search(r"<(img|svg|image|canvas|object|embed|iframe)\b|data:image", "".join(data.get("text/html", "")))
+    if harmless or not (pictures or drawn):
+        return output
+    import nbformat
+
+    told = _fer(output).get("stand_in", {"columns": [], "rows": [], "means": {}, "size": [], "line": ""})
+    alt = output.get("metadata", {}).get("image/png", {}).get("alt", "A picture.")
+    lines = [alt, "Single faces are withheld.", *("  ".join(map(str, row)) for row in told["rows"])]
+    fer = {"faces": False, **{k: v for k, v in _fer(output).items() if k == "data"}}
+    metadata = {"fer": fer, "image/png": output.get("metadata", {}).get("image/png", {})}
+    content = {STAND_IN: {**told, "alt": alt}, "text/plain": "\n".join(lines)}
+    return nbformat.v4.new_output("display_data", content, metadata=metadata)
+
+
 # -------------------------------------------------------------------------------------------------------------- render
 
 HEADING = re.compile(r"\s*# +(.+)\n*")
@@ -422,6 +494,16 @@ def render(notebook: Any, context: PageContext) -> str:
     if titled:
         titled.source = HEADING.sub("", titled.source, count=1)
     resources = {"page": context, "headings": _headings, **_script()}
+    for output, name in _figures(notebook):
+        output.metadata["file"] = name if name in context.files else ""
+    stand_ins = [output.data[STAND_IN] for output in _outputs(notebook) if STAND_IN in output.get("data", {})]
+    resources["withheld"] = bool(stand_ins)
+    resources["means"] = {
+        name: mean["image/png"]
+        for told in stand_ins
+        for name, mean in told["means"].items()
+        if re.fullmatch(r"[A-Za-z0-9+/=]+", mean["image/png"])
+    }
     if context.failure:  # nothing on it is a result: no finding on top
         code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
         notebook.cells = notebook.cells[: code[context.failure.cell - 1] + 1]
@@ -473,7 +555,33 @@ def commands(page: str, settings: Settings) -> tuple[str, ...]:
     variables = f" PAGE={page}" + " DATA=path/to/fer2013" * (not settings.sample)
     variables += f" NAME={settings.name}" * (settings.name not in ("sample", "fer2013"))
     variables += f" SET='{set_text(settings.set_values)}'" * bool(settings.set_values)
-    return (f"make report{variables}", "make lab")
+    return (f"make report{variables}", f"make reproduce{variables}", "make lab")
+
+
+@cache
+def repository() -> str:
+    """owner/name on GitHub, by pyproject.toml's [project.urls] or git's origin; empty where neither says."""
+    import subprocess
+    import tomllib
+
+    try:
+        addresses = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).values())
+    except OSError:
+        addresses = []
+    try:
+        told = subprocess.run(["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True)
+        addresses.append(told.stdout.strip())
+    except OSError:  # no git
+        pass
+    # Only owner and name are taken: an address may hold somebody's token.
+    found = [re.search(r"github\.com[/:]([\w.-]+/[\w-][\w.-]*?)(\.git)?/?$", address) for address in addresses]
+    return next((match[1] for match in found if match), "")
+
+
+def colab_link(page: str) -> str:
+    """Where the page's notebook opens on Colab; empty where the repository's address is not known."""
+    notebook = f"notebooks/{page.split('/')[0]}.ipynb"
+    return f"https://colab.research.google.com/github/{repository()}/blob/HEAD/{notebook}" if repository() else ""
 
 
 def page_title(notebook: Any, page: Page, params: Params) -> str:
@@ -518,6 +626,7 @@ def page_context(
         files=files,
         commands=commands(page.name, settings),
         provenance=provenance(runs),
+        colab=colab_link(page.name),
         failure=failure,
     )
 
@@ -552,7 +661,8 @@ def make_page(
         why = f"the notebook ran, but not the run {own_run.key} that was planned: run it again"
         failure = _failure(notebook, "RunMissing", why)
 
-    files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()))
+    figures = {} if failure else figure_files(notebook)
+    files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()), *figures)
     context = page_context(page, params, settings, run_folders, notebook, neighbours, files, failure)
     rendered = render(notebook, context).encode()
     folder = settings.reports / page.name
@@ -563,6 +673,9 @@ def make_page(
 
     (folder / "page.json").unlink(missing_ok=True)
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(notebook).encode())
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name, content in figures.items():
+        artifacts.write_bytes(folder / name, content)
     if own_run:
         _copy_run(own_run, folder, params.score_test)
     artifacts.write_bytes(folder.with_name(f"{folder.name}.html"), rendered)
