@@ -24,7 +24,7 @@ ifeq ($(origin RUN),command line)
   override RUN := $(or $(PYTHON),.venv/bin/python)
 endif
 
-.PHONY: help all-reports report plan reproduce publish import test test-slow data lab clean bench lint lock FORCE
+.PHONY: help all-reports report plan reproduce compare publish import test test-slow data lab clean bench lint lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ report: $(ENVIRONMENT) ## make one page: PAGE=04_complex_cnn/default
 
 plan: $(ENVIRONMENT) ## what is current, what would run and why; runs nothing
 	@$(RUN) -m fer_core plan $(PAGE)
+
+compare: $(ENVIRONMENT) ## a page that sets runs side by side: PAGES="02_batch_norm/default 03_dropout/default"
+	@$(RUN) -m fer_core compare $(PAGES)
 
 data: $(ENVIRONMENT) ## download FER2013 from Kaggle (a public data set, no account)
 	@$(RUN) -m fer_core data

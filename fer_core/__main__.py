@@ -30,6 +30,10 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    return build.compare_pages(artifacts.settings(), options.pages)
+
+
 def _data(_: argparse.Namespace) -> int:
     import kagglehub
 
@@ -119,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         ("all-reports", _all_reports, "make every page that is not current", [shared]),
         ("report", _report, "make one page", [shared, pages]),
         ("plan", _plan, "say what would run and why", [shared, pages]),
+        ("compare", _compare, "set the runs of pages side by side", [shared, pages]),
         ("data", _data, "download FER2013 from Kaggle (a public data set)", [shared]),
         ("lab", _lab, "open the notebooks in JupyterLab", [shared]),
         ("clean", _clean, "remove reports and runs, naming their size first", [shared]),

@@ -16,17 +16,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, data, devices, report, schema
+from fer_core import artifacts, data, devices, leaderboard, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
 from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, ParameterError, Params
 
-RENDERING = ("schema.py", "data.py", "evaluation.py", "claims.py", "plots.py", "explain.py", "notebook.py", "report.py")
+RENDERING = (
+    "schema.py",
+    "data.py",
+    "evaluation.py",
+    "claims.py",
+    "plots.py",
+    "explain.py",
+    "notebook.py",
+    "glossary.py",
+    "report.py",
+)
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
 ROUGH_SECONDS = {"basic_cnn": 1 / 1200, "complex_cnn": 1 / 550, "residual": 1 / 300}  # an image and epoch, one CPU core
 
@@ -111,6 +122,7 @@ class Plan:
         self.data_hash = data.data_hash(settings.data, settings.store)
         classes = schema.EMOTIONS if settings.sample else data.open_faces(settings.data, settings.store).classes
         resolved = {name: schema.resolve_page(loaded[name], settings.sample, settings.set_values) for name in every}
+        self.fer2013 = not settings.sample and tuple(classes) == schema.EMOTIONS
         self.elsewhere = [name for name in every if not schema.applies(resolved[name], classes)]
         every = [name for name in every if name not in self.elsewhere]
         wanted = list(names) if names is not None else every
@@ -624,11 +636,71 @@ def _csv(columns: Iterable[str], rows: list[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
+def compare(plan: Plan, names: Sequence[str]) -> bool:
+    """Make the page that sets these pages side by side; False where it is current already.
+
+    Raises
+    ------
+    ParameterError : fewer than two pages, one that trains nothing, or one whose first run is not finished.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        schema.load_page(name)
+        if name not in plan.pages or plan.pages[name].own is None:
+            raise ParameterError(f"{name} has no run of its own to compare: name pages of 01 to 04, 06 or 07.")
+        if plan.pages[name].runs[0].found is None:
+            raise ParameterError(f"{name} has no finished run yet: make report PAGE={name} first.")
+    if len(names) < 2:
+        raise ParameterError(f'compare needs two pages or more, got {len(names)}: PAGES="01_basic_cnn/default …"')
+    pages = [plan.pages[name] for name in names]
+    runs = [[run.found for run in page.runs if run.found is not None] for page in pages]
+    inputs = {
+        "data": plan.data_hash,
+        "pages": {
+            page.name: [_stated(page.params), found[0].scored, [run.key + run.foreign for run in found]]
+            for page, found in zip(pages, runs, strict=True)
+        },
+        "rendering": plan.rendering | {"compare.py": artifacts.code_fingerprint("compare.py", "leaderboard.py")},
+    }
+    inputs = json.loads(json.dumps(inputs))
+    folder = plan.settings.reports / report.comparison_name(names)
+    stood, page = read_json(folder / "page.json"), folder.with_name(f"{folder.name}.html")
+    if stood and stood["inputs"] == inputs and page.exists() and digest(page.read_bytes()) == stood["html"]:
+        return False
+    from fer_core import compare as comparison  # it draws: not imported where nothing is to be drawn
+
+    sides = [comparison.Side(p.name, p.params, tuple(found)) for p, found in zip(pages, runs, strict=True)]
+    comparison.make(sides, plan.settings, inputs)
+    return True
+
+
+def compare_study(plan: Plan) -> None:
+    """The comparisons that the study makes, of pages whose first runs are there."""
+    final = leaderboard.final_page(results(plan))
+    for names in report.COMPARED:
+        wanted = [name or final for name in names]
+        pages = [plan.pages.get(name or "") for name in wanted]
+        if all(page and page.own and page.own.found for page in pages):
+            compare(plan, [str(name) for name in wanted])
+
+
+def compare_pages(settings: Settings, names: Sequence[str]) -> int:
+    """`make compare`: the page of these pages, and the index that links it."""
+    plan = Plan(settings)
+    made = compare(plan, names)
+    write_tables(plan, {})
+    page = settings.reports / f"{report.comparison_name(dict.fromkeys(names))}.html"
+    print(f"{'made' if made else 'current'}: {page}")
+    return 0
+
+
 def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     """results.csv, claims.csv and index.html from what stands in OUT now; skipped where none of it has changed."""
+    compare_study(plan)
     entries = [_entry(page, failures) for page in plan.pages.values()]
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
-    state = digest([entries, plan.rendering, artifacts.code_fingerprint("build.py")])
+    compared = report.comparisons(plan.settings)
+    state = digest([entries, compared, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])
     index = plan.settings.reports / "index.html"
     stood = read_json(mark) or {}
     if index.exists() and stood.get("state") == state and stood.get("html") == digest(index.read_bytes()):
@@ -637,7 +709,8 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     artifacts.write_bytes(plan.settings.reports / "results.csv", _csv(artifacts.RESULT_COLUMNS, rows))
     artifacts.write_bytes(plan.settings.reports / "claims.csv", _csv(artifacts.CLAIM_COLUMNS, claims))
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
-    report.write_index(plan.settings, entries, rows, claims, scored)
+    contenders = [_contender(page) for page in plan.pages.values() if page.own is not None]
+    report.write_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013)
     artifacts.write_json(mark, {"state": state, "html": digest(index.read_bytes())})
 
 
@@ -655,7 +728,28 @@ def _entry(page: PagePlan, failures: dict[str, str]) -> dict[str, Any]:
         "href": f"{page.name}{ending}" if failed or made else None,
         "reason": failures.get(page.name, "; ".join(page.reasons)),
         "key": made.get("report_key"),
+        "runs": dict(Counter(map(_state, page.runs))),
     }
+
+
+def _state(run: WantedRun) -> str:
+    """done, diverged, failed, cut or missing; a run that was begun and has not ended is missing too."""
+    if run.found is not None:
+        return run.found.state
+    record = read_json(run_folder(artifacts.settings().store, run.key) / "run.json") or {}
+    return record.get("state", "missing")
+
+
+def _contender(page: PagePlan) -> leaderboard.Contender:
+    """A training page as the leaderboard shows it."""
+    curves = tuple(_curve(run.found) for run in page.runs if run.found is not None)
+    return leaderboard.Contender(page.name, page.params, curves, Counter(map(_state, page.runs)))
+
+
+def _curve(run: Run) -> tuple[float | None, ...]:
+    """Validation accuracy by epoch, read without pandas: the index is made in a process that needs none."""
+    with (run.folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(leaderboard.value(row, "validation_accuracy") for row in csv.DictReader(file))
 
 
 def build(settings: Settings, names: Iterable[str] | None, jobs: int) -> int:

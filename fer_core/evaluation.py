@@ -218,6 +218,15 @@ def mcnemar(labels: ArrayLike, predicted_a: ArrayLike, predicted_b: ArrayLike) -
     return only_a, only_b, p
 
 
+def paired_difference(only_a: int, only_b: int, n: int) -> Interval:
+    """Accuracy of b minus that of a on the same n images, with its 95 % interval. Source: Bonett & Price 2012."""
+    if n == 0:
+        return Interval(None, None, None, 0)
+    share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = Z95 * ((share_a + share_b - (share_b - share_a) ** 2) / (n + 2)) ** 0.5
+    return Interval((only_b - only_a) / n, share_b - share_a - half, share_b - share_a + half, n)
+
+
 def probability_columns(predictions: pd.DataFrame) -> list[str]:
     """Names of the columns p_<class>, in the order of the classes."""
     return [str(column) for column in predictions.columns if str(column).startswith("p_")]

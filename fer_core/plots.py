@@ -74,7 +74,6 @@ def title(axes: Axes | np.ndarray) -> str:
     return _figure(axes).get_suptitle().replace("\n", " ")
 
 
-@_styled
 def show(
     axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False, stand_in: Mapping[str, Any] | None = None
 ) -> None:
@@ -93,6 +92,15 @@ def show(
     """
     from IPython.display import display
 
+    png, metadata = picture(axes, alt, source, faces, stand_in)
+    display({"image/png": png, "text/plain": alt}, raw=True, metadata=metadata)
+
+
+@_styled
+def picture(
+    axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False, stand_in: Mapping[str, Any] | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """A figure's PNG and its output's metadata, as `show` puts them into the page; closes it."""
     figure, png = _figure(axes), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
     fer: dict[str, Any] = {"faces": bool(faces or stand_in or figure.get_gid() == "faces")}
@@ -103,8 +111,7 @@ def show(
     if plotted is not None:
         fer["data"] = {"name": name, "csv": plotted.to_csv(index=False, lineterminator="\n", float_format="%.6g")}
     plt.close(figure)
-    metadata = {"image/png": {"alt": alt, "source": source}, "fer": fer}
-    display({"image/png": png.getvalue(), "text/plain": alt}, raw=True, metadata=metadata)
+    return png.getvalue(), {"image/png": {"alt": alt, "source": source}, "fer": fer}
 
 
 # -- training
@@ -474,6 +481,8 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
         most, least = max(likeness, key=lambda name: likeness[name]), min(likeness, key=lambda name: likeness[name])
         finding = f"Right and wrong answers draw on the same places most for {most} (r = {likeness[most]:.2f})"
         finding += f", least for {least} ({_minus(f'{likeness[least]:.2f}')})" if most != least else ""
+    # The strongest of all means is 1: every map is rescaled alike, so that they can be compared.
+    heat = heat / max(float(heat[drawn].max(initial=0)), np.finfo(np.float32).tiny)
     k = len(classes)
     titles = [
         f"{name}\nn = {n:,}" if row == 0 else f"n = {n:,}"
@@ -513,17 +522,25 @@ def augmentation_grid(image: np.ndarray, variants: np.ndarray, columns: int = 8)
 
 
 @_styled
-def arm_curves(arms: Mapping[str, Sequence[pd.DataFrame]], column: str = "validation_accuracy") -> Axes:
-    """A column of history by epoch: an arm's seeds thin, their mean (over those that got there) thick; ≤ 18 arms."""
+def arm_curves(
+    arms: Mapping[str, Sequence[pd.DataFrame]], column: str = "validation_accuracy", band: bool = False
+) -> Axes:
+    """A column of history by epoch: an arm's seeds thin, their mean (over those that got there) thick; ≤ 18 arms.
+
+    With `band` the seeds are a band from the lowest to the highest.
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
     name = column.replace("_", " ")
     ends: list[tuple[float, str, str]] = []
     for i, (arm, histories) in enumerate(arms.items()):
         colour, style = ARM_COLOURS[i % len(ARM_COLOURS)], ARM_STYLES[i // len(ARM_COLOURS) % len(ARM_STYLES)]
         rows = [history.set_index("epoch")[column].astype(float) for history in histories if len(history)]
-        for row in rows:
+        table = pd.concat(rows, axis=1) if rows else pd.DataFrame()
+        if band and len(rows) > 1:
+            ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+        for row in [] if band else rows:
             ax.plot(row.index, row, style, color=colour, linewidth=0.7, alpha=0.45)
-        mean = pd.concat(rows, axis=1).mean(axis=1).dropna() if rows else pd.Series(dtype=float)
+        mean = table.mean(axis=1).dropna() if rows else pd.Series(dtype=float)
         if len(mean):
             marker = "o" if len(mean) < FEW_EPOCHS else None
             ax.plot(mean.index, mean, style, color=colour, linewidth=2.2, marker=marker)
@@ -608,6 +625,67 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     _plotted(figure, "claims", table[["claim", "effect", "low", "high", "verdict"]])
+    return ax
+
+
+# -- comparisons
+
+
+@_styled
+def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequence[str], names: tuple[str, str]) -> Axes:
+    """Second minus first confusion matrix, int (k, k) of the same images: each cell in points of its row, in images."""
+    import seaborn
+
+    n, k = np.maximum(first.sum(axis=1), second.sum(axis=1)), len(classes)
+    change = (second - first) / np.maximum(n, 1)[:, None]
+    true, answer = divmod(int(np.abs(change).argmax()), k)
+    finding = "Both answer each class alike"
+    if change[true, answer]:
+        word = "answered rightly" if true == answer else f"taken for {classes[answer]}"
+        more = "more" if change[true, answer] > 0 else "less"
+        finding = f"{names[1]}: {classes[true]} is {word} {more} often"
+        finding += f" ({_signed(change[true, answer] * 100, 1)} points of {n[true]:,})"
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.62 * k))
+    _title(figure, finding)
+    pairs = zip(change.flat, (second - first).flat, strict=True)
+    cells = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
+    top = max(float(np.abs(change).max()), 0.01)
+    seaborn.heatmap(
+        change, annot=np.reshape(cells, (k, k)), fmt="", cmap="PuOr", vmin=-1.6 * top, vmax=1.6 * top, cbar=False,
+        ax=ax, annot_kws={"size": 9, "color": INK}, linewidths=0.5, linecolor="white", xticklabels=list(classes),
+        yticklabels=[f"{name} ({count:,})" for name, count in zip(classes, n, strict=True)],
+    )  # fmt: skip
+    ax.set(xlabel="predicted (change in points of the row, in images)", ylabel="true (n)")
+    ax.tick_params(length=0)
+    ax.tick_params(axis="x", rotation=0 if k < 8 else 90)
+    ax.tick_params(axis="y", rotation=0)
+    return ax
+
+
+@_styled
+def recall_intervals(table: pd.DataFrame) -> Axes:
+    """Recall by class and arm with intervals: columns class, arm, value, low, high, n."""
+    classes, arms = list(dict.fromkeys(table["class"])), list(dict.fromkeys(table["arm"]))
+    wide = table.pivot(index="class", columns="arm", values="value").loc[classes, arms].astype(float)
+    spans = (wide.max(axis=1) - wide.min(axis=1)).dropna()
+    finding = "No recall can be compared"
+    if len(spans):
+        name = str(spans.idxmax())
+        (low, worst), *_, (high, best) = sorted((float(wide.loc[name, arm]), arm) for arm in arms)
+        finding = f"Recall differs most for {name}: {_percent(high, 0)} with {best}, {_percent(low, 0)} with {worst}"
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.22 * len(classes) * (len(arms) + 0.8)))
+    _title(figure, finding)
+    step = 0.8 / len(arms)
+    for place, arm in enumerate(arms):
+        rows = table[table["arm"] == arm]
+        y = np.array([classes.index(name) for name in rows["class"]]) + (place - (len(arms) - 1) / 2) * step
+        colour = ARM_COLOURS[place % len(ARM_COLOURS)]
+        ax.hlines(y, rows["low"], rows["high"], color=colour, linewidth=2.5)
+        ax.plot(rows["value"], y, "oDs^vP"[place % 6], color=colour, markersize=6, linestyle="none", label=arm)
+    counts = table.drop_duplicates("class").set_index("class")["n"]
+    _rows(ax, [f"{name} ({counts[name]:,})" for name in classes], "recall (95 % interval over images)")
+    ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(arms), 2), frameon=False, borderaxespad=0.2)
     return ax
 
 

@@ -25,17 +25,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts
+from fer_core import artifacts, glossary, leaderboard
 from fer_core.artifacts import Run, Settings
 from fer_core.schema import ROOT, Page, Params, read_notebook
 
 TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv")
-# The original's test accuracies (STUDY, sections 2 and 4), on the images of PrivateTest.
-ORIGINAL = {"04_complex_cnn/default": 0.61, "06_final/rare_transforms": 0.627473}
-ORIGINAL_IMAGES = 3589
-CLAIMS_NOTEBOOK = "05_analysis"
 STAND_IN = "application/vnd.fer.faces+json"  # what the template draws in place of single faces
+
+# What the study sets side by side; the last one is the final model, which validation chooses.
+COMPARED = (
+    ("01_basic_cnn/default", "02_batch_norm/default"),
+    ("02_batch_norm/default", "03_dropout/default"),
+    ("03_dropout/default", "04_complex_cnn/default"),
+    ("04_complex_cnn/default", None),
+)
 
 # What a kernel may see of the environment. Whatever else there is may be a secret.
 KEPT = re.compile(
@@ -511,7 +515,7 @@ def render(notebook: Any, context: PageContext) -> str:
         resources["finding"] = markdown(finding_markdown(notebook))
         resources["finding_code"] = _take_finding(notebook)
     rendered, _ = _exporter().from_notebook_node(notebook, resources)
-    return rendered.strip() + "\n"
+    return glossary.link_page(rendered.strip() + "\n", f"../{glossary.FILE}")
 
 
 # ----------------------------------------------------------------------------------------------------------- make_page
@@ -552,10 +556,15 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
 
 def commands(page: str, settings: Settings) -> tuple[str, ...]:
     """The commands that rebuild a page and open its notebook; the user's own paths are left to the user."""
-    variables = f" PAGE={page}" + " DATA=path/to/fer2013" * (not settings.sample)
-    variables += f" NAME={settings.name}" * (settings.name not in ("sample", "fer2013"))
-    variables += f" SET='{set_text(settings.set_values)}'" * bool(settings.set_values)
-    return (f"make report{variables}", f"make reproduce{variables}", "make lab")
+    told = f"PAGE={page}{variables(settings)}"
+    return (f"make report {told}", f"make reproduce {told}", "make lab")
+
+
+def variables(settings: Settings) -> str:
+    """What a command must be told to work on this dataset, after a blank; a path is the reader's own."""
+    told = " DATA=path/to/fer2013" * (not settings.sample)
+    told += f" NAME={settings.name}" * (settings.name not in ("sample", "fer2013"))
+    return told + f" SET='{set_text(settings.set_values)}'" * bool(settings.set_values)
 
 
 @cache
@@ -704,14 +713,29 @@ def _number(value: Any, form: str, scale: float = 1) -> str:
     return format(number, form).replace("-", "−") if math.isfinite(number) else "–"
 
 
-def _headlines(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a training page: its first seed's, never the best one's, and how many seeds there are."""
-    rows: dict[str, dict[str, Any]] = {}
-    for row in results:
-        if not row["page"].startswith(f"{CLAIMS_NOTEBOOK}/"):
-            first = {"seeds": 0, **{name: row.get(name) for name in artifacts.RESULT_COLUMNS}}
-            rows.setdefault(row["page"], first)["seeds"] += 1
-    return list(rows.values())
+def comparison_name(pages: Iterable[str]) -> str:
+    """compare/01_basic_cnn+02_batch_norm: a comparison's page, named after those it sets side by side."""
+    return "compare/" + "+".join(page.removesuffix("/default").replace("/", ".") for page in pages)
+
+
+def comparisons(settings: Settings) -> list[dict[str, str]]:
+    """{href, title, finding} of the comparisons that stand."""
+    made = [(file, artifacts.read_json(file)) for file in sorted(settings.reports.glob("compare/*/page.json"))]
+    return [
+        {"href": f"{told['name']}.html", "title": told["title"], "finding": told["finding"]}
+        for file, told in made
+        if told and file.parent.with_name(f"{file.parent.name}.html").exists()
+    ]
+
+
+def _environment() -> Any:
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(TEMPLATES / "page")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    environment.filters["percent"] = leaderboard.percent
+    return environment
 
 
 def render_index(
@@ -720,47 +744,74 @@ def render_index(
     results: Sequence[Mapping[str, Any]],
     claims: Sequence[Mapping[str, Any]],
     scored: int,
+    contenders: Sequence[leaderboard.Contender] = (),
+    comparisons: Sequence[Mapping[str, str]] = (),
+    fer2013: bool | None = None,
 ) -> str:
-    """The dataset's first page: what was found, in reading order; verdicts; results; what is missing.
+    """The dataset's first page: what was found; verdicts; leaderboard; all pages in reading order; what is missing.
 
     Parameters
     ----------
     entries : {name, title, finding, state, href, reason} of every page, in reading order;
-        state is done, stale, failed or missing
+        state is done, stale, failed or missing; optionally `runs`, {state: how many}
     results, claims : rows of results.csv and claims.csv
     scored : how many times the test set was scored
+    contenders : the training pages with their parameters and curves
+    comparisons : {href, title, finding} of the pages that set runs side by side
+    fer2013 : whether published figures may stand beside ours; unset: wherever the data is not drawn
     """
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(TEMPLATES / "page")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _number
     chapters: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         chapters.setdefault(entry["name"].split("/")[0], []).append(entry)
-    rendered = environment.get_template("contents.html.j2").render(
-        **_script(),
-        dataset=settings.name,
-        sample=settings.sample,
-        entries=entries,
-        chapters=[(name, heading(read_notebook(name)) or name, found) for name, found in chapters.items()],
-        results=_headlines(results),
-        claims=claims,
-        scored=scored,
-        original={} if settings.sample else ORIGINAL,
-        original_images=ORIGINAL_IMAGES,
-        spread=1.96 * max(math.sqrt(share * (1 - share) / ORIGINAL_IMAGES) for share in ORIGINAL.values()),
+    real = not settings.sample if fer2013 is None else fer2013
+    marks = leaderboard.marks(real)
+    rendered = (
+        _environment()
+        .get_template("contents.html.j2")
+        .render(
+            **_script(),
+            dataset=settings.name,
+            sample=settings.sample,
+            entries=entries,
+            chapters=[(name, heading(read_notebook(name)) or name, found) for name, found in chapters.items()],
+            abstract=_linked_pages(markdown(leaderboard.abstract(results, claims, real)), entries),
+            board=leaderboard.board(results, contenders, entries),
+            axis=leaderboard.accuracy_axis(leaderboard.headlines(results), marks),
+            literature=leaderboard.LITERATURE if marks else (),
+            short_way=leaderboard.short_way(entries, results),
+            claims=claims,
+            runs={entry["name"]: entry.get("runs", {}) for entry in entries},
+            comparisons=comparisons,
+            scored=scored,
+            original=leaderboard.ORIGINAL if real else {},
+            original_images=leaderboard.ORIGINAL_IMAGES,
+            spread=leaderboard.spread(),
+            literature_spread=leaderboard.spread([0.73]),
+            command=f"make all-reports{variables(settings)}",
+        )
     )
-    return rendered.strip() + "\n"
+    return glossary.link_page(rendered.strip() + "\n", glossary.FILE)
 
 
-def write_index(
-    settings: Settings,
-    entries: Sequence[Mapping[str, Any]],
-    results: Sequence[Mapping[str, Any]],
-    claims: Sequence[Mapping[str, Any]],
-    scored: int,
-) -> None:
-    """The index, in its place or not at all."""
-    rendered = render_index(settings, entries, results, claims, scored)
+def _linked_pages(content: str, entries: Iterable[Mapping[str, Any]]) -> str:
+    """Names of pages set as code become links to those that stand."""
+    for entry in entries:
+        if entry.get("href"):
+            code = f"<code>{html.escape(entry['name'])}</code>"
+            content = content.replace(code, f'<a href="{html.escape(entry["href"])}">{code}</a>')
+    return content
+
+
+def render_glossary(settings: Settings) -> str:
+    """What the terms mean that pages link to."""
+    terms = sorted(glossary.TERMS, key=lambda term: term.name.lower())
+    told = [(term, glossary.link(html.escape(term.meaning), "", term.name)) for term in terms]
+    template = _environment().get_template("glossary.html.j2")
+    return template.render(**_script(), dataset=settings.name, terms=told).strip() + "\n"
+
+
+def write_index(settings: Settings, *told: Any, **more: Any) -> None:
+    """The index (arguments as for `render_index`) and the glossary, each in its place or not at all."""
+    rendered = render_index(settings, *told, **more)
     artifacts.write_bytes(settings.reports / "index.html", rendered.encode())
+    artifacts.write_bytes(settings.reports / glossary.FILE, render_glossary(settings).encode())

@@ -40,6 +40,7 @@ if (folds.length && place) {
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   [...table.tHead.rows[0].cells].forEach((head, column) => {
+    if ("plain" in head.dataset) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
@@ -121,4 +122,30 @@ if (own && withheld.size && globalThis.crypto?.subtle) {
       said.textContent = `${file.name} could not be read (${error.message}).`;
     }
   });
+
+// Long tables are filtered by words; parameters (data-p) that no longer differ lose their column.
+for (const table of document.querySelectorAll("table.filterable")) {
+  const rows = [...table.tBodies[0].rows];
+  if (rows.length < 3) continue;
+  const input = document.createElement("input");
+  const told = document.createElement("span");
+  input.type = "search";
+  input.placeholder = "Show rows with …";
+  input.setAttribute("aria-label", "Show only rows with these words");
+  told.setAttribute("role", "status");
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+    const left = rows.filter(row => !row.hidden);
+    told.textContent = words.length ? `${left.length} of ${rows.length} rows` : "";
+    [...table.tHead.rows[0].cells].forEach((head, column) => {
+      if (!("p" in head.dataset)) return;
+      const gone = words.length > 0 && new Set(left.map(row => row.cells[column].textContent)).size < 2;
+      for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].hidden = gone;
+    });
+  });
+  const bar = document.createElement("div");
+  bar.className = "filter";
+  bar.append(input, told);
+  table.parentElement.before(bar);
 }

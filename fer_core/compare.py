@@ -1,0 +1,381 @@
+"""Pages side by side: curves over seeds, what differs, and the answers to the same images, one by one.
+
+A comparison is written as a notebook without code, so that the template, the figures' sources and the marks of face
+pictures are those of every other page. It trains nothing and scores nothing: it reads finished runs. What is said about
+single images is about the first seeds' runs, as everywhere; spread over seeds stands apart from it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from fer_core import artifacts, claims, data, evaluation, leaderboard, plots, report, schema
+from fer_core.artifacts import Run, Settings
+from fer_core.data import Faces
+from fer_core.notebook import Table, interval, percent
+from fer_core.schema import Params
+
+SHOWN = 16  # images that only one of two has right
+SPLITS = {"validation": "validation", "test_official": "test, official", "test_leak_free": "test, leak-free"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A training page in a comparison: its parameters and finished runs, the first seed's first."""
+
+    name: str
+    params: Params
+    runs: tuple[Run, ...]
+
+    @property
+    def short(self) -> str:
+        """As figures name it."""
+        return self.name.removesuffix("/default")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first runs of two pages on the labelled images of a split that both answered, in order of image_id.
+
+    Attributes
+    ----------
+    answers : float (n, k) each, the probabilities that a and b give
+    asked : how many images each answered, of which the n are what they have in common
+    """
+
+    a: Side
+    b: Side
+    ids: np.ndarray
+    labels: np.ndarray
+    answers: tuple[np.ndarray, np.ndarray]
+    asked: tuple[int, int]
+
+    @cached_property
+    def predicted(self) -> tuple[np.ndarray, np.ndarray]:
+        a, b = map(evaluation.predicted_labels, self.answers)
+        return a, b
+
+    @property
+    def n(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def mcnemar(self) -> tuple[int, int, float]:
+        return evaluation.mcnemar(self.labels, *self.predicted)
+
+    @cached_property
+    def difference(self) -> evaluation.Interval:
+        """Accuracy of b minus that of a, with its interval over images."""
+        only_a, only_b, _ = self.mcnemar
+        return evaluation.paired_difference(only_a, only_b, self.n)
+
+    def right(self, place: int) -> np.ndarray:
+        return self.predicted[place] == self.labels
+
+    def table(self, classes: Sequence[str], of: np.ndarray | None = None) -> pd.DataFrame:
+        """image_id, label, and answer and confidence of each, of the images that they answer differently."""
+        rows = np.flatnonzero(self.predicted[0] != self.predicted[1]) if of is None else of
+        names = np.array([*classes, "none"])  # −1, the answer of a network that gave NaN, is the last
+        columns: dict[str, Any] = {"image_id": self.ids[rows], "label": names[self.labels[rows]]}
+        for side, answer, p in zip((self.a, self.b), self.predicted, self.answers, strict=True):
+            columns[side.short] = names[answer[rows]]
+            columns[f"{side.short} confidence"] = np.round(p[rows].max(axis=1), 4)
+        return pd.DataFrame(columns)
+
+    def disagreements(self, place: int) -> np.ndarray:
+        """Up to SHOWN images that only a (0) or only b (1) has right, the surest answers on both sides first."""
+        rows = np.flatnonzero(self.right(place) & ~self.right(1 - place))
+        sure = sum(np.nan_to_num(p[rows].max(axis=1)) for p in self.answers)
+        return rows[np.lexsort((self.ids[rows], -sure))][:SHOWN]
+
+
+def pair(a: Side, b: Side, split: str, classes: int, among: Iterable[str] | None = None) -> Pair:
+    """What a and b answered to the same images of `split` ("validation" or "test"), of those `among` if given."""
+    tables = []
+    for side in (a, b):
+        rows = side.runs[0].predictions
+        rows = rows[(rows["split"] == split) & (rows["label"] < classes)].set_index("image_id").sort_index()
+        tables.append(rows if among is None else rows[rows.index.isin(list(among))])
+    common = tables[0].index.intersection(tables[1].index)
+    columns = evaluation.probability_columns(tables[0])
+    first, second = (table.loc[common, columns].to_numpy(float) for table in tables)
+    labels = tables[0].loc[common, "label"].to_numpy(int)
+    return Pair(a, b, common.to_numpy(str), labels, (first, second), (len(tables[0]), len(tables[1])))
+
+
+# --------------------------------------------------------------------------------------------------------- the document
+
+
+class Document:
+    """Cells of a notebook that has no code: words, tables and figures."""
+
+    def __init__(self) -> None:
+        self.cells: list[Any] = []
+
+    def words(self, text: str) -> None:
+        self.cells.append(nbformat.v4.new_markdown_cell(text))
+
+    def _output(self, content: dict[str, Any], metadata: dict[str, Any] | None = None, tag: str = "") -> None:
+        output = nbformat.v4.new_output("display_data", content, metadata=metadata or {})
+        tags = {"tags": [tag] if tag else []}
+        self.cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata=tags))
+
+    def finding(self, text: str) -> None:
+        self._output({"text/markdown": text}, tag="finding")
+
+    def table(self, table: Table, line: str = "") -> None:
+        """A table; with `line` folded under it."""
+        body = table._repr_html_()
+        self._output({"text/html": f"<details><summary>{line}</summary>{body}</details>" if line else body})
+
+    def figure(self, axes: Axes | np.ndarray, alt: str, source: str) -> None:
+        told = f"{alt} {plots.title(axes)}."
+        png, metadata = plots.picture(axes, told, source)
+        self._output({"image/png": base64.b64encode(png).decode(), "text/plain": told}, metadata)
+
+    def notebook(self) -> Any:
+        return nbformat.v4.new_notebook(cells=self.cells)
+
+
+def document(sides: Sequence[Side], faces: Faces, sample: bool, withhold_faces: bool = False) -> Document:
+    """The comparison of two pages or more; all others are compared with the first.
+
+    Parameters
+    ----------
+    withhold_faces : whether single faces are left out, their ids, labels and answers standing in for them
+    """
+    made, first, k = Document(), sides[0], len(faces.classes)
+    pairs = [pair(first, other, "validation", k) for other in sides[1:]]
+    made.words(f"# {title(sides)}")
+    made.finding(finding(pairs, sample))
+    _compared(made, sides)
+    _curves(made, sides)
+    _seeds(made, sides)
+    _same_images(made, pairs, faces)
+    for found in pairs:
+        if found.n:
+            _by_class(made, found, faces.classes)
+            _images(made, found, faces, withhold_faces)
+    return made
+
+
+def title(sides: Sequence[Side]) -> str:
+    return " against ".join([sides[0].short, ", ".join(side.short for side in sides[1:])])
+
+
+def finding(pairs: Sequence[Pair], sample: bool) -> str:
+    """The page in a sentence for each pair: both accuracies, their difference with its interval, and McNemar's p."""
+    told = []
+    for found in pairs:
+        if not found.n:
+            told.append(f"{found.b.short} and {found.a.short} have no validation image in common")
+            continue
+        shares = [percent(float(found.right(place).mean())) for place in (1, 0)]
+        change = f"{interval(found.difference, change=True)} over images, McNemar's exact p {_p(found.mcnemar[2])}"
+        told.append(
+            f"Of the same {found.n:,} validation images {found.b.short} has {shares[0]} right, {found.a.short} "
+            f"{shares[1]}: a difference of {change}"
+        )
+    drawn = " (on drawn sample data, which says nothing about FER2013)" if sample else ""
+    return ". ".join(told) + f"{drawn}."
+
+
+def _p(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _compared(made: Document, sides: Sequence[Side]) -> None:
+    made.words("## What is compared")
+    rows = []
+    for side in sides:
+        states = [f"seed {run.params.seed}: {run.state}" for run in side.runs if run.state != "done"]
+        seeds = ", ".join(str(run.params.seed) for run in side.runs)
+        size = side.runs[0].metrics.get("parameters")
+        known = f"{size:,}" if size else "–"
+        rows.append((side.name, side.params.network, known, seeds, "; ".join(states) or "all done"))
+    made.table(Table.of(rows, ["page", "network", "parameters", "seeds", "runs"]))
+    names = [n for n, spec in schema.SPECS.items() if spec.group in schema.RUN_GROUPS and n != "seed"]
+    values = {name: [getattr(side.params, name) for side in sides] for name in names}
+    differing = [name for name, found in values.items() if len(set(found)) > 1]
+    if not differing:
+        made.words("No parameter of training differs.")
+        return
+    made.words("Only these parameters differ:")
+    table = [(name, *map(leaderboard.shown, values[name]), schema.SPECS[name].about) for name in differing]
+    made.table(Table.of(table, ["parameter", *(side.short for side in sides), "what it is"]))
+
+
+def _curves(made: Document, sides: Sequence[Side]) -> None:
+    made.words(
+        "## Training\n\nA line is the mean over seeds, the band reaches from the lowest seed to the highest."
+        " Where pages split differently, their validation images are not the same."
+    )
+    histories = {side.short: [run.history for run in side.runs] for side in sides}
+    for column in ("validation_accuracy", "validation_loss"):
+        axes = plots.arm_curves(histories, column, band=True)
+        lead = f"{column.replace('_', ' ').capitalize()} by epoch, mean and range over seeds."
+        made.figure(axes, lead, f"history.csv of every run: epoch, {column}")
+
+
+def _seeds(made: Document, sides: Sequence[Side]) -> None:
+    made.words(
+        "## Over seeds\n\nHow far each figure moves with other seeds on the same images. The difference is taken seed"
+        " by seed where both pages ran the same ones; its interval needs two of them at least."
+    )
+    metric = "validation_accuracy"
+    values = {side.name: {run.params.seed: claims.metric_of(run, metric) for run in side.runs} for side in sides}
+    base = values[sides[0].name]
+    rows = []
+    for side in sides:
+        own = values[side.name]
+        if own.keys() == base.keys():
+            change = evaluation.mean_interval(own[seed] - base[seed] for seed in sorted(own))
+        else:
+            change = evaluation.welch_interval(own.values(), base.values())
+        mean = interval(evaluation.mean_interval(own.values()))
+        gap = interval(evaluation.mean_interval(claims.metric_of(run, "gap") for run in side.runs), "gap")
+        rows.append((side.name, len(own), mean, gap, "–" if side is sides[0] else interval(change, change=True)))
+    columns = [
+        "page",
+        "seeds",
+        "validation accuracy [95 % over seeds]",
+        "gap [over seeds]",
+        f"difference to {sides[0].short}",
+    ]
+    made.table(Table.of(rows, columns))
+
+
+def _same_images(made: Document, pairs: Sequence[Pair], faces: Faces) -> None:
+    """McNemar's table: validation, and the test's splits where every page may score it."""
+    made.words(
+        "## The same images, one by one\n\nWhat both have right or both have wrong tells nothing about which is better."
+        " McNemar's test looks at the rest, the images that only one has right: were the two equally good, these would"
+        " fall to either side like a coin. It is about the two networks at hand, the first seed's of each page."
+    )
+    for found in pairs:
+        if found.asked != (found.n, found.n):
+            made.words(
+                f"{found.a.short} and {found.b.short} split differently: of {found.asked[0]:,} and {found.asked[1]:,} "
+                f"validation images they have {found.n:,} in common, which neither trained on. Only these are compared."
+            )
+    rows = [_tested(split, told) for found in pairs for split, told in _splits(found, faces) if told.n]
+    columns = ["pages", "images", "n", "first right", "second right", "only the first", "only the second"]
+    if rows:
+        made.table(Table.of(rows, [*columns, "difference [95 % over images]", "McNemar's exact p"]))
+
+
+def _tested(split: str, found: Pair) -> tuple[str, ...]:
+    only_a, only_b, p = found.mcnemar
+    right = (percent(float(found.right(place).mean())) for place in (0, 1))
+    change = interval(found.difference, change=True)
+    pages = f"{found.a.short} → {found.b.short}"
+    return (pages, SPLITS[split], f"{found.n:,}", *right, f"{only_a:,}", f"{only_b:,}", change, _p(p))
+
+
+def _splits(found: Pair, faces: Faces) -> Iterable[tuple[str, Pair]]:
+    yield "validation", found
+    if all(side.params.score_test and side.runs[0].scored for side in (found.a, found.b)):
+        split, k = data.make_split(faces), len(faces.classes)  # leak-free is the same set for every split
+        yield "test_official", pair(found.a, found.b, "test", k)
+        yield "test_leak_free", pair(found.a, found.b, "test", k, faces.ids[split.test[split.leak_free]])
+
+
+def _by_class(made: Document, found: Pair, classes: Sequence[str]) -> None:
+    made.words(f"## {found.a.short} and {found.b.short}, class by class")
+    names, k = (found.a.short, found.b.short), len(classes)
+    source = "predictions.parquet of both first runs: validation, label and the probabilities"
+    rows = []
+    for code, name in enumerate(classes):
+        of = found.labels == code
+        for place, arm in enumerate(names):
+            right, n = int(found.right(place)[of].sum()), int(of.sum())
+            rows.append((name, arm, right / n if n else np.nan, *evaluation.wilson(right, n), n))
+    table = pd.DataFrame(rows, columns=["class", "arm", "value", "low", "high", "n"])
+    made.figure(plots.recall_intervals(table), "Recall of each class with its interval over images.", source)
+    first, second = (evaluation.confusion(found.labels, answer, k) for answer in found.predicted)
+    axes = plots.confusion_difference(first, second, classes, names)
+    made.figure(axes, f"Confusion matrix of {names[1]} minus that of {names[0]}, on the same images.", source)
+
+
+def _images(made: Document, found: Pair, faces: Faces, withhold: bool) -> None:
+    heading = f"## Images on which {found.a.short} and {found.b.short} disagree"
+    made.words(f"{heading}\n\nThe surest answers on both sides come first.")
+    index = pd.Index(faces.ids)
+    for place, side in enumerate((found.a, found.b)):
+        rows = found.disagreements(place)
+        if not len(rows):
+            made.words(f"There is no validation image that only {side.short} has right.")
+            continue
+        table = found.table(faces.classes, rows)
+        line = f"{len(rows)} of {found.mcnemar[place]:,} images that only {side.short} has right"
+        if not withhold:
+            names = [f"{label}\n{other}\n{sure:.0%}" for label, other, sure in _wrong(found, table, place)]
+            axes = plots.images_grid(faces.images[index.get_indexer(table["image_id"])], names, finding=line)
+            alt = "Above each its label, then the other page's answer and how sure that was."
+            made.figure(axes, alt, "predictions.parquet of both first runs: validation")
+        made.table(Table(table.set_index("image_id")), "" if withhold else "Their ids, labels and answers")
+
+
+def _wrong(found: Pair, table: pd.DataFrame, place: int) -> Iterable[tuple[str, str, float]]:
+    """Label, wrong answer and its confidence of each image."""
+    other = (found.b, found.a)[place].short
+    return zip(table["label"], table[other], table[f"{other} confidence"], strict=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any], withhold_faces: bool = False) -> None:
+    """Write the comparison's page, its notebook and the answers that differ; page.json, last, says that it is whole."""
+    import matplotlib
+
+    matplotlib.use("agg")  # a desktop's backend would open windows
+    faces = data.open_faces(settings.data, settings.store)
+    written = report.clean(document(sides, faces, settings.sample, withhold_faces).notebook(), settings)
+    name = report.comparison_name(side.name for side in sides)
+    folder = settings.reports / name
+    (folder / "page.json").unlink(missing_ok=True)
+    files = _write_answers(sides, faces, folder)
+    context = report.PageContext(
+        name=name,
+        title=title(sides),
+        dataset=settings.name,
+        sample=settings.sample,
+        files=("notebook.ipynb", *files),
+        commands=(f'make compare PAGES="{" ".join(side.name for side in sides)}"{report.variables(settings)}',),
+        provenance=report.provenance([run for side in sides for run in side.runs]),
+    )
+    rendered = report.render(written, context).encode()
+    artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(written).encode())
+    artifacts.write_bytes(folder.with_name(f"{folder.name}.html"), rendered)
+    record = {
+        "name": name,
+        "title": context.title,
+        "finding": report.plain(report.markdown(report.finding_markdown(written))),
+        "inputs": inputs,
+        "html": artifacts.digest(rendered),
+    }
+    artifacts.write_json(folder / "page.json", record)
+
+
+def _write_answers(sides: Sequence[Side], faces: Faces, folder: Path) -> list[str]:
+    """The validation images that a pair answers differently, a CSV a pair."""
+    names = []
+    for other in sides[1:]:
+        stem = re.sub(r"\W+", "_", other.short)
+        name = f"answers_{stem}.csv" if len(sides) > 2 else "answers.csv"
+        table = pair(sides[0], other, "validation", len(faces.classes)).table(faces.classes)
+        artifacts.write_frame(folder / name, table)
+        names.append(name)
+    return names

@@ -1,0 +1,448 @@
+"""The index of a study: its abstract, its leaderboard, and accuracies beside the original's and the literature's.
+
+Everything is computed from results.csv, claims.csv and the runs' histories; what others measured is quoted with how it
+was made. Rows come as they stand in the CSV files or as `build` makes them: numbers may be text, missing ones empty.
+Cheap to import: no numpy, no pandas, no torch.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fer_core import schema
+from fer_core.schema import Params
+
+CLAIMS_NOTEBOOK, FINAL_NOTEBOOK, BEYOND = "05_analysis", "06_final", "07_beyond/default"
+NETWORKS = ("01_basic_cnn/default", "02_batch_norm/default", "03_dropout/default", "04_complex_cnn/default")
+# The original's test accuracies (STUDY, sections 2 and 4), on the images of PrivateTest.
+ORIGINAL = {"04_complex_cnn/default": 0.61, "06_final/rare_transforms": 0.627473}
+ORIGINAL_IMAGES = 3589
+# What to read of a study in half an hour; the final model's page comes before the last.
+SHORT_WAY = ("00_exploration/default", "04_complex_cnn/default", "05_analysis/summary", BEYOND)
+
+Row = Mapping[str, Any]
+
+
+class Mark(NamedTuple):
+    """An accuracy that others state for PrivateTest, in percent; `sign` is † where PrivateTest chose the checkpoint,
+    + where more than FER2013 trained, ? where the figure is disputed or cannot be checked.
+    """
+
+    name: str
+    percent: float | None
+    trained_on: str
+    chosen: str
+    sign: str = ""
+
+
+LITERATURE = (
+    Mark("Humans", 65.0, "–", "65 ± 5; Goodfellow et al. 2013"),
+    Mark("Tang 2013, winner of the contest", 71.16, "FER2013", "blind"),
+    Mark("Khaireddin & Chen 2021", 73.28, "FER2013", "on PrivateTest (usef-kh/fer: data/fer2013.py, train.py)", "†"),
+    Mark("LetheSec, ResNet-18", 73.70, "FER2013", "on PrivateTest (dataset.py, train.py)", "†"),
+    Mark("WuJie1010, VGG19", None, "FER2013", "the maximum over 250 epochs of PrivateTest (mainpro_FER.py)", "†"),
+    Mark("ResidualMaskingNetwork, single", 74.14, "+ ImageNet", "validation; users miss 74 % (issue 9)", "+"),
+    Mark("LHC-Net", 74.42, "+ ImageNet", "validation", "+"),
+    Mark("Pramerdorfer & Kampel 2016, 8 nets", 75.2, "FER2013", "stated in the paper only", "?"),
+    Mark("Segmentation-VGG19", 75.97, "+ ImageNet", "not verifiable from its code", "+?"),
+    Mark("EmoNeXt-XLarge", 76.12, "+ ImageNet-22k",
+         "PublicTest, one test at the end; users get 71.4 to 71.6 with the small one (issue 6)", "+"),
+    Mark("ResidualMaskingNetwork, ensemble", 76.82, "+ ImageNet", "validation; users miss 74 % (issue 9)", "+"),
+    Mark("ResEmoteNet", 79.79, "+ AffectNet and others",
+         "disputed: augmentation before splitting (issue 47), weights measured at 71.57 (issue 13)", "+?"),
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
+def value(row: Row, name: str) -> float | None:
+    """A number of a row; None where it is missing, empty or not finite."""
+    try:
+        number = float(row[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.6123 as "61.2 %", its space unbreakable."""
+    return "–" if share is None else f"{share * 100:.{digits}f}\u00a0%".replace("-", "−")
+
+
+def _interval(row: Row, part: str) -> str:
+    """A test accuracy as "61.2 % [59.6, 62.8]"; empty where it was not scored."""
+    accuracy, low, high = (value(row, f"{part}_{name}") for name in ("accuracy", "low", "high"))
+    if accuracy is None:
+        return ""
+    return percent(accuracy) + (f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else "")
+
+
+def _words(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n:,} {word}" + "s" * (n != 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ headlines
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A training page's results: its first seed's row, never its best one's, and all of its rows."""
+
+    page: str
+    row: Row
+    rows: tuple[Row, ...]
+
+    @property
+    def validation(self) -> float | None:
+        """Mean validation accuracy over the seeds."""
+        known = [v for row in self.rows if (v := value(row, "validation_accuracy")) is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def diverged(self) -> int:
+        return sum(row.get("status") == "diverged" for row in self.rows)
+
+    @property
+    def scored(self) -> bool:
+        return value(self.row, "test_official_accuracy") is not None
+
+
+def headlines(results: Iterable[Row]) -> list[Headline]:
+    """Every training page of results.csv, in its order; the claims' own runs are no models that were put up."""
+    pages: dict[str, list[Row]] = {}
+    for row in results:
+        if not row["page"].startswith(f"{CLAIMS_NOTEBOOK}/"):
+            pages.setdefault(row["page"], []).append(row)
+    return [Headline(page, rows[0], tuple(rows)) for page, rows in pages.items()]
+
+
+def final_page(results: Iterable[Row]) -> str | None:
+    """The final model: the page of 06_final that validates best (mean over its seeds); None before any is trained."""
+    own = [line for line in headlines(results) if line.page.startswith(f"{FINAL_NOTEBOOK}/")]
+    known = [line for line in own if line.validation is not None]
+    return max(known, key=lambda line: line.validation or 0).page if known else None
+
+
+# ------------------------------------------------------------------------------------------------------------- abstract
+
+
+def abstract(results: Sequence[Row], claims: Sequence[Row], fer2013: bool = True) -> str:
+    """What was asked and what came out, in Markdown, half a page: every number is from results.csv and claims.csv.
+
+    Parameters
+    ----------
+    results, claims : rows of the two files
+    fer2013 : whether the original's and the literature's figures may stand beside them: not on drawn or other images
+    """
+    lines = headlines(results)
+    if not lines:
+        return "No training has finished yet: there is nothing to report."
+    paragraphs = [
+        _asked(results, lines, claims),
+        _networks(lines),
+        _models(results, lines, fer2013),
+        _copies(lines),
+        _verdicts(claims),
+    ]
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[Row]) -> str:
+    runs = {row["training_key"]: row for row in results}
+    sizes = sorted({size for line in lines if (size := value(line.row, "parameters"))})
+    span = " to ".join(f"{size:,.0f}" for size in dict.fromkeys(sizes[:1] + sizes[-1:]))
+    text = "**Asked:** which convolutional network, trained how, tells facial expressions apart? A first-hand account "
+    text += f"of such a study is repeated step by step, in {_count(len(runs), 'training')}: "
+    text += f"{_count(len(lines), 'page')} of models ({span} parameters)"
+    text += f" and {_count(len(claims), 'claim')} put to the test." if claims else "."
+    diverged = sum(row.get("status") == "diverged" for row in runs.values())
+    if diverged:
+        text += f" {_count(diverged, 'training')} diverged; they are counted as data, not left out."
+    return text
+
+
+def _networks(lines: Sequence[Headline]) -> str:
+    known = [(line.validation, line) for line in lines if line.page in NETWORKS and line.validation is not None]
+    if len(known) < 2:
+        return ""
+    known.sort(key=lambda found: -found[0])
+    (best, first), rest = known[0], known[1:]
+    others = _words([f"`{line.page}` ({percent(mean)})" for mean, line in rest])
+    text = f"**Found:** of the original's {len(NETWORKS) if len(rest) == 3 else len(known)} networks `{first.page}` is "
+    return text + f"best on validation images, right on {percent(best)} of them{_seeds(first)}; then {others}."
+
+
+def _seeds(line: Headline) -> str:
+    return f" (mean over {len(line.rows)} seeds)" if len(line.rows) > 1 else ""
+
+
+def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) -> str:
+    """The pages with a test figure to remember: what the original's figure is beside, the final model, and beyond."""
+    final, by_page = final_page(results), {line.page: line for line in lines if line.scored}
+    what = {"04_complex_cnn/default": "", final or "": "the final model, chosen by validation, ", BEYOND: ""}
+    told = []
+    for page in (name for name in what if name in by_page):
+        row, own = by_page[page].row, ORIGINAL.get(page) if fer2013 else None
+        figure = f"{what[page]}`{page}` on {_interval(row, 'test_official')} of the official test images"
+        free = _interval(row, "test_leak_free")
+        figure += f" and {free} of the leak-free ones" * bool(free)
+        told.append(figure + (f" (the original: {_plain(own)})" if own else ""))
+    if not told:
+        return ""
+    text = f"On the test set, each with its 95 % interval over images: {'; '.join(told)}."
+    if fer2013 and final and not ORIGINAL.get(final):
+        text += f" The figure that the original kept in the end was {_plain(ORIGINAL['06_final/rare_transforms'])}."
+    if fer2013 and BEYOND in by_page:
+        single = max((m for m in LITERATURE if m.trained_on == "FER2013" and "8 nets" not in m.name and m.percent),
+                     key=lambda m: m.percent or 0)  # fmt: skip
+        text += f" The highest figure known for one network trained on FER2013 alone is {single.percent:.2f}\u00a0% "
+        text += f"({single.name}{'; PrivateTest chose its checkpoint' if '†' in single.sign else ''})."
+    return text
+
+
+def _plain(share: float) -> str:
+    return f"{share * 100:.4g}\u00a0%"
+
+
+def _copies(lines: Sequence[Headline]) -> str:
+    parts = ("test_official_accuracy", "test_leak_free_accuracy")
+    pairs = [(value(line.row, parts[0]), value(line.row, parts[1])) for line in lines]
+    gained = [official - free for official, free in pairs if official is not None and free is not None]
+    if not gained:
+        return ""
+    mean = sum(gained) / len(gained) * 100
+    text = f"Test images that have an exact copy among those before them make official accuracy {abs(mean):.1f} points "
+    text += f"{'higher' if mean >= 0 else 'lower'} than leak-free accuracy"
+    return text + (f", on average over the {len(gained)} pages that scored the test." if len(gained) > 1 else ".")
+
+
+def _verdicts(claims: Sequence[Row]) -> str:
+    by_verdict: dict[str, list[str]] = {}
+    for row in claims:
+        by_verdict.setdefault(row["verdict"], []).append(row["page"].split("/")[1].replace("_", " "))
+    if not by_verdict:
+        return ""
+    if all(verdict.startswith("not evaluated") for verdict in by_verdict):
+        return f"**Claims:** all {len(claims)} ran to their end; their verdicts are {_words(list(by_verdict))}."
+    order = sorted(by_verdict, key=lambda v: ("supported", "not supported", "inconclusive", v).index(v))
+    told = [f"{len(names)} {'is' if len(names) == 1 else 'are'} {v} ({', '.join(names)})"
+            for v in order for names in [by_verdict[v]]]  # fmt: skip
+    return f"**Claims:** of {len(claims)} {_words(told)}. Rules and thresholds were written down before the runs."
+
+
+# ---------------------------------------------------------------------------------------------------------- leaderboard
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What the leaderboard knows of a training page beside results.csv.
+
+    Attributes
+    ----------
+    params : its resolved parameters
+    histories : validation accuracy by epoch of each seed's run, the first seed's first
+    states : how many of its runs are done, diverged, failed, cut or missing
+    """
+
+    page: str
+    params: Params
+    histories: tuple[tuple[float | None, ...], ...] = ()
+    states: Mapping[str, int] = field(default_factory=dict)
+
+
+def differing(contenders: Sequence[Contender]) -> tuple[list[str], dict[str, Any]]:
+    """The parameters of training in which the pages differ, in the schema's order, and those they all share."""
+    every = [name for name, spec in schema.SPECS.items() if spec.group in schema.RUN_GROUPS and name != "seed"]
+    values = {name: {getattr(contender.params, name) for contender in contenders} for name in every}
+    columns = [name for name in every if len(values[name]) > 1]
+    return columns, {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
+
+
+def shown(parameter: Any) -> str:
+    """A parameter's value as a table shows it."""
+    if isinstance(parameter, bool):
+        return "yes" if parameter else "no"
+    return "none" if parameter is None else f"{parameter:g}" if isinstance(parameter, float) else str(parameter)
+
+
+def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequence[Row]) -> dict[str, Any]:
+    """What the leaderboard's table shows: best validation accuracy first, pages without a run last.
+
+    Returns
+    -------
+    dict of `columns` (parameters that differ), `shared` (one sentence of those that do not but are no default) and
+    `rows`, each {page, href, state, troubles, line, curve, mean, values}.
+    """
+    lines, known = {line.page: line for line in headlines(results)}, {entry["name"]: entry for entry in entries}
+    columns, shared = differing(contenders)
+    by_page = {contender.page: contender for contender in contenders}
+    pages = [*by_page, *(page for page in lines if page not in by_page)]
+    shares = [v for c in contenders for history in c.histories for v in history if v is not None]
+    span = (min(shares), max(shares)) if shares else (0.0, 1.0)
+    rows = [_board_row(page, lines.get(page), by_page.get(page), known.get(page, {}), columns, span) for page in pages]
+    stated = {name: v for name, v in shared.items() if v != getattr(schema.DEFAULTS, name)}
+    return {
+        "columns": columns,
+        "shared": ", ".join(f"{name} {shown(v)}" for name, v in stated.items()),
+        "span": span,
+        "rows": sorted(rows, key=lambda row: (row["mean"] is None, -(row["mean"] or 0))),
+    }
+
+
+def _board_row(
+    page: str,
+    line: Headline | None,
+    contender: Contender | None,
+    entry: Row,
+    columns: list[str],
+    span: tuple[float, float],
+) -> dict[str, Any]:
+    states = dict(contender.states) if contender else {}
+    if line and not states:
+        states = {"diverged": line.diverged} if line.diverged else {}
+    n = sum(states.values())
+    values = [(getattr(contender.params, name) if contender else None, name) for name in columns]
+    return {
+        "page": page,
+        "href": entry.get("href") if entry else f"{page}.html",
+        "state": entry.get("state", "done"),
+        "troubles": [
+            (f"{count} of {n} runs {state}" if n > 1 else state, state)
+            for state, count in states.items()
+            if count and state != "done"
+        ],
+        "line": line,
+        "mean": line.validation if line else None,
+        "curve": sparkline(contender.histories, span) if contender else "",
+        "values": [(shown(v), v == getattr(schema.DEFAULTS, name)) for v, name in values] if contender else [],
+    }
+
+
+def sparkline(histories: Sequence[Sequence[float | None]], span: tuple[float, float] = (0.0, 1.0)) -> str:
+    """Validation accuracy by epoch as a small inline SVG: the first seed's line over the others'; empty without any.
+
+    `span` is the accuracy at the bottom and at the top: the same for all rows of a table, so that they can be compared.
+    """
+    width, height, edge = 112, 28, 2
+    low, high = span
+    longest = max((len(history) for history in histories), default=0)
+    known = [v for v in (histories[0] if histories else ()) if v is not None]
+    if not known:
+        return ""
+
+    def at(epoch: int, share: float) -> str:
+        x = edge + (width - 2 * edge) * (epoch / (longest - 1) if longest > 1 else 0.5)
+        y = height - edge - (height - 2 * edge) * ((share - low) / (high - low) if high > low else 0.5)
+        return f"{x:.1f},{y:.1f}"
+
+    def drawn(history: Sequence[float | None], name: str) -> str:
+        points = [at(epoch, share) for epoch, share in enumerate(history) if share is not None]
+        line = f'<polyline class="{name}" points="{" ".join(points)}"/>' if len(points) > 1 else ""
+        x, y = points[-1].split(",") if points else ("", "")
+        return line + (f'<circle class="{name}" cx="{x}" cy="{y}" r="1.8"/>' if points and name == "first" else "")
+
+    body = "".join(drawn(history, "other") for history in histories[1:]) + drawn(histories[0], "first")
+    told = f"Validation accuracy from {percent(known[0])} to {percent(known[-1])} in {_count(len(known), 'epoch')}"
+    return (
+        f'<svg class="spark" role="img" aria-label="{told}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}">{body}</svg>'
+    )
+
+
+# ----------------------------------------------------------------------------------------------- accuracies on one axis
+
+
+def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
+    """Official and leak-free test accuracy with their intervals, a row a page, over `marks` as lines; inline SVG.
+
+    Positions along the axis are percentages of the width and letters have their own size, so that a phone shows both
+    whole. Marks go upwards from their names, the lowest first: so no line crosses a name.
+    """
+    lines = [line for line in lines if line.scored]
+    marks = sorted((mark for mark in marks if mark.percent is not None), key=lambda mark: mark.percent or 0)
+    if not lines:
+        return ""
+    numbers = [v for line in lines for p in ("test_official", "test_leak_free") for e in ("accuracy", "low", "high")
+               if (v := value(line.row, f"{p}_{e}")) is not None]  # fmt: skip
+    numbers += [mark.percent / 100 for mark in marks if mark.percent]
+    low, high = min(numbers) * 100, max(numbers) * 100
+    step = 5 if high - low > 15 else 2
+    # Names of marks stand to the left of their lines: the lowest needs room for its own.
+    low, high = low - (high - low) * (0.45 if marks else 0.06), high + (high - low) * 0.06
+    row, name, top = 62, 17, 22
+    base = top + row * len(lines)
+    height = base + name * len(marks) + 6
+
+    def x(number: float) -> str:
+        return f"{(number - low) / (high - low) * 100:.2f}%"
+
+    ticks = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+    drawn = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="{top - 4}" y2="{base}"/>'
+             f'<text class="tick" x="{x(t)}" y="12" text-anchor="middle">{t}</text>' for t in ticks]  # fmt: skip
+    for place, mark in enumerate(marks):
+        drawn.append(_mark(mark, x(mark.percent or 0), top, base + name * (place + 1)))
+    for place, line in enumerate(lines):
+        drawn.append(_bars(line, top + row * place, x))
+    told = "; ".join(f"{line.page} {_interval(line.row, 'test_official')} official, "
+                     f"{_interval(line.row, 'test_leak_free') or 'no'} leak-free" for line in lines)  # fmt: skip
+    told += "." + (f" Marked: {'; '.join(f'{mark.name} {mark.percent:g} %' for mark in marks)}." if marks else "")
+    described = f'role="img" aria-label="{html.escape(told)}"'
+    return f'<svg class="axis" {described} width="100%" height="{height}">{"".join(drawn)}</svg>'
+
+
+def _mark(mark: Mark, x: str, top: int, y: int) -> str:
+    kind = "own" if mark.chosen == "the original" else "test" if "†" in mark.sign else "more" if mark.sign else "plain"
+    text = f"{html.escape(mark.name)} {f'{mark.percent:.2f}'.rstrip('0').rstrip('.')}{mark.sign}"
+    return (
+        f'<line class="mark {kind}" x1="{x}" x2="{x}" y1="{top}" y2="{y - 4}"/>'
+        f'<text class="name {kind}" x="{x}" dx="-6" y="{y}" text-anchor="end">{text}</text>'
+    )
+
+
+def _bars(line: Headline, y: int, x: Any) -> str:
+    """A page's name and figures, and under them its two accuracies with their intervals."""
+    figures, drawn = [], []
+    parts = ("test_official", "official", "●"), ("test_leak_free", "leak-free", "○")
+    for place, (part, words, sign) in enumerate(parts):
+        accuracy, low, high = (value(line.row, f"{part}_{e}") for e in ("accuracy", "low", "high"))
+        if accuracy is None:
+            continue
+        figures.append(f"{sign} {words} {_interval(line.row, part)}")
+        at, kind = y + 39 + 10 * place, "official" if place == 0 else "free"
+        if low is not None and high is not None:
+            drawn.append(f'<line class="{kind}" x1="{x(low * 100)}" x2="{x(high * 100)}" y1="{at}" y2="{at}"/>')
+        drawn.append(f'<circle class="{kind}" cx="{x(accuracy * 100)}" cy="{at}" r="4"/>')
+    names = f'<text class="page" x="0" y="{y + 14}">{html.escape(line.page)}</text>'
+    names += f'<text class="figures" x="0" y="{y + 29}">{html.escape(" · ".join(figures))}</text>'
+    return names + "".join(drawn)
+
+
+def marks(fer2013: bool) -> tuple[Mark, ...]:
+    """The lines on the axis: the original's two figures and the literature's; none where the images are others."""
+    names = {"04_complex_cnn/default": "the original's ComplexCNN", "06_final/rare_transforms": "the original's last"}
+    own = [Mark(names[page], round(share * 100, 2), "FER2013", "the original") for page, share in ORIGINAL.items()]
+    return (*own, *LITERATURE) if fer2013 else ()
+
+
+# -------------------------------------------------------------------------------------------------------- reading order
+
+
+def short_way(entries: Sequence[Row], results: Sequence[Row]) -> list[Row]:
+    """The pages to read in half an hour, of those that stand."""
+    wanted = [*SHORT_WAY[:-1], final_page(results), SHORT_WAY[-1]]
+    standing = {entry["name"]: entry for entry in entries if entry.get("href") and entry["state"] != "failed"}
+    return [standing[name] for name in wanted if name in standing]
+
+
+def spread(shares: Iterable[float] = tuple(ORIGINAL.values()), n: int = ORIGINAL_IMAGES) -> float:
+    """Half the widest 95 % interval of a share of `n` images."""
+    return 1.96 * max(math.sqrt(share * (1 - share) / n) for share in shares)
