@@ -17,13 +17,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, data, devices, leaderboard, report, schema
+from fer_core import artifacts, data, devices, glossary, leaderboard, limits, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
 from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, ParameterError, Params
 
@@ -669,9 +669,19 @@ def compare(plan: Plan, names: Sequence[str]) -> bool:
         return False
     from fer_core import compare as comparison  # it draws: not imported where nothing is to be drawn
 
-    sides = [comparison.Side(p.name, p.params, tuple(found)) for p, found in zip(pages, runs, strict=True)]
-    comparison.make(sides, plan.settings, inputs)
+    comparison.make(compared_sides(plan, names), plan.settings, inputs)
     return True
+
+
+def compared_sides(plan: Plan, names: Iterable[str]) -> list[Any]:
+    """The pages with their finished runs, as `compare` takes them."""
+    from fer_core import compare as comparison
+
+    pages = [plan.pages[name] for name in names]
+    return [
+        comparison.Side(page.name, page.params, tuple(run.found for run in page.runs if run.found is not None))
+        for page in pages
+    ]
 
 
 def compare_study(plan: Plan) -> None:
@@ -697,7 +707,7 @@ def compare_pages(settings: Settings, names: Sequence[str]) -> int:
 def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     """results.csv, claims.csv and index.html from what stands in OUT now; skipped where none of it has changed."""
     compare_study(plan)
-    entries = [_entry(page, failures) for page in plan.pages.values()]
+    entries = [entry(page, failures) for page in plan.pages.values()]
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
     compared = report.comparisons(plan.settings)
     state = digest([entries, compared, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])
@@ -705,16 +715,32 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     stood = read_json(mark) or {}
     if index.exists() and stood.get("state") == state and stood.get("html") == digest(index.read_bytes()):
         return
-    rows, claims = results(plan), claim_rows(plan)
-    artifacts.write_bytes(plan.settings.reports / "results.csv", _csv(artifacts.RESULT_COLUMNS, rows))
-    artifacts.write_bytes(plan.settings.reports / "claims.csv", _csv(artifacts.CLAIM_COLUMNS, claims))
-    scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
-    contenders = [_contender(page) for page in plan.pages.values() if page.own is not None]
-    report.write_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013)
+    for name, content in tables(plan, entries, compared).items():
+        artifacts.write_bytes(plan.settings.reports / name, content)
     artifacts.write_json(mark, {"state": state, "html": digest(index.read_bytes())})
 
 
-def _entry(page: PagePlan, failures: dict[str, str]) -> dict[str, Any]:
+def tables(plan: Plan, entries: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, str]]) -> dict[str, bytes]:
+    """results.csv, claims.csv, the index and the pages that belong to it, by file name."""
+    rows, claims = results(plan), claim_rows(plan)
+    scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
+    contenders = [_contender(page) for page in plan.pages.values() if page.own is not None]
+    index = report.render_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013)
+    files = {
+        "results.csv": _csv(artifacts.RESULT_COLUMNS, rows),
+        "claims.csv": _csv(artifacts.CLAIM_COLUMNS, claims),
+        glossary.FILE: report.render_glossary(plan.settings).encode(),
+    }
+    if plan.fer2013:
+        runs = {run.key: run.found for page in plan.pages.values() for run in page.runs if run.found is not None}
+        faces = data.open_faces(plan.settings.data, plan.settings.store)
+        found = limits.facts(faces, list(runs.values()), rows)
+        files[limits.FILE] = report.render_text(plan.settings, "Limits and use", limits.text(found)).encode()
+    return {**files, "index.html": index.encode()}
+
+
+def entry(page: PagePlan, failures: Mapping[str, str]) -> dict[str, Any]:
+    """What the index says of a page."""
     folder = page_folder = artifacts.settings().reports / page.name
     made = read_json(page_folder / "page.json") or {}
     failed = folder.with_suffix(".failed.html").exists()

@@ -347,26 +347,32 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any], with
     folder = settings.reports / name
     (folder / "page.json").unlink(missing_ok=True)
     files = _write_answers(sides, faces, folder)
-    context = report.PageContext(
-        name=name,
-        title=title(sides),
-        dataset=settings.name,
-        sample=settings.sample,
-        files=("notebook.ipynb", *files),
-        commands=(f'make compare PAGES="{" ".join(side.name for side in sides)}"{report.variables(settings)}',),
-        provenance=report.provenance([run for side in sides for run in side.runs]),
-    )
-    rendered = report.render(written, context).encode()
+    told = context(sides, settings, ("notebook.ipynb", *files))
+    rendered = report.render(written, told).encode()
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(written).encode())
     artifacts.write_bytes(folder.with_name(f"{folder.name}.html"), rendered)
     record = {
         "name": name,
-        "title": context.title,
+        "title": told.title,
+        "pages": [side.name for side in sides],
         "finding": report.plain(report.markdown(report.finding_markdown(written))),
         "inputs": inputs,
         "html": artifacts.digest(rendered),
     }
     artifacts.write_json(folder / "page.json", record)
+
+
+def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...]) -> report.PageContext:
+    """What a comparison's page says beside its figures and tables."""
+    return report.PageContext(
+        name=report.comparison_name(side.name for side in sides),
+        title=title(sides),
+        dataset=settings.name,
+        sample=settings.sample,
+        files=files,
+        commands=(f'make compare PAGES="{" ".join(side.name for side in sides)}"{report.variables(settings)}',),
+        provenance=report.provenance([run for side in sides for run in side.runs]),
+    )
 
 
 def _write_answers(sides: Sequence[Side], faces: Faces, folder: Path) -> list[str]:

@@ -7,14 +7,16 @@ from their executed notebooks, without single faces and without any picture that
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, build, report
+from fer_core import artifacts, build, leaderboard, report
 from fer_core.artifacts import Run, Settings, digest, read_json, write_bytes, write_json
 from fer_core.schema import ROOT, FerError
 
@@ -120,21 +122,34 @@ def _published_page(page: build.PagePlan, settings: Settings, target: Path) -> l
     return [f"{page.name} is {len(rendered) / 1e3:.0f} kB, more than the {PAGE_BYTES / 1e3:.0f} it may be"] * over
 
 
-def _write_tables(plan: build.Plan, left_out: dict[str, str], target: Path) -> None:
-    """results.csv, claims.csv and the index, of what is published."""
+def _write_index(plan: build.Plan, left_out: dict[str, str], compared: list[dict[str, str]], target: Path) -> None:
+    """results.csv, claims.csv, the index and what belongs to it; what is not published is missing there."""
     entries = []
-    for name in plan.pages:
-        made = read_json(plan.settings.reports / name / "page.json") or {}
-        there = name not in left_out
-        entry = {"name": name, "title": made.get("title", name), "finding": made.get("finding", "") if there else ""}
-        entry |= {"state": "done" if there else "missing", "href": f"{name}.html" if there else None}
-        entries.append(entry | {"reason": left_out.get(name, ""), "key": made.get("report_key")})
-    rows, claims = build.results(plan), build.claim_rows(plan)
-    write_bytes(target / "results.csv", build._csv(artifacts.RESULT_COLUMNS, rows))
-    write_bytes(target / "claims.csv", build._csv(artifacts.CLAIM_COLUMNS, claims))
-    scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
-    index = report.render_index(plan.settings, entries, rows, claims, scored)
-    write_bytes(target / "index.html", index.encode())
+    for page in plan.pages.values():
+        entry = build.entry(page, left_out)
+        if page.name in left_out:
+            entry |= {"state": "missing", "href": None, "finding": ""}
+        entries.append(entry)
+    for name, content in build.tables(plan, entries, compared).items():
+        write_bytes(target / name, content)
+
+
+def _published_comparisons(plan: build.Plan, target: Path) -> list[dict[str, str]]:
+    """The pages that set runs side by side, without faces; those whose pages have since changed are left out."""
+    import nbformat
+
+    from fer_core import compare
+
+    shutil.rmtree(target / "compare", ignore_errors=True)
+    listed = []
+    for record in sorted(plan.settings.reports.glob("compare/*/page.json")):
+        told = read_json(record)
+        sides = build.compared_sides(plan, told["pages"])
+        notebook = report.withhold_faces(nbformat.read(record.with_name("notebook.ipynb"), 4))
+        rendered = report.render(notebook, compare.context(sides, plan.settings, ()))
+        write_bytes(target / f"{told['name']}.html", rendered.encode())
+        listed.append({"href": f"{told['name']}.html", "title": told["title"], "finding": told["finding"]})
+    return listed
 
 
 def _left_out(plan: build.Plan) -> dict[str, str]:
@@ -168,8 +183,11 @@ def publish(settings: Settings) -> int:
             shutil.rmtree(target / page.name, ignore_errors=True)
         else:
             notes += _published_page(page, settings, target)
-    _write_tables(plan, left_out, target)
+    build.compare_study(plan)
+    _write_index(plan, left_out, _published_comparisons(plan, target), target)
     _copy_certificates(settings, target)
+    if settings.name == "fer2013":
+        _write_readme(target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
@@ -190,6 +208,29 @@ def export_ledger(plan: build.Plan, shelf: Path) -> int:
     for identity, run in wanted.items():
         export_run(run, identity, shelf, identity in whole)
     return len(list(shelf.glob("*/run.json")))
+
+
+RESULTS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)
+
+
+def readme_results(folder: Path) -> str:
+    """README's results, of the tables in a published folder: the index's abstract, pages linked."""
+    results, claims = (_rows(folder / name) for name in ("results.csv", "claims.csv"))
+    text = leaderboard.abstract(results, claims).replace("\u00a0", " ")
+    where = folder.relative_to(ROOT).as_posix()
+    return re.sub(r"`(\d\d_\w+/\w+)`", rf"[\1]({where}/\1.html)", text) + "\n"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_readme(folder: Path) -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    results = readme_results(folder)
+    write_bytes(readme, RESULTS.sub(lambda mark: mark[1] + results + mark[2], text).encode())
 
 
 def _copy_certificates(settings: Settings, target: Path) -> None:

@@ -810,8 +810,9 @@ def render_glossary(settings: Settings) -> str:
     return template.render(**_script(), dataset=settings.name, terms=told).strip() + "\n"
 
 
-def write_index(settings: Settings, *told: Any, **more: Any) -> None:
-    """The index (arguments as for `render_index`) and the glossary, each in its place or not at all."""
-    rendered = render_index(settings, *told, **more)
-    artifacts.write_bytes(settings.reports / "index.html", rendered.encode())
-    artifacts.write_bytes(settings.reports / glossary.FILE, render_glossary(settings).encode())
+def render_text(settings: Settings, title: str, source: str) -> str:
+    """A page of text beside the index, from our own Markdown."""
+    content, headings = _headings(markdown(source, trusted=True))
+    told = {"dataset": settings.name, "title": title, "content": content, "headings": headings}
+    rendered = _environment().get_template("text.html.j2").render(**_script(), **told)
+    return glossary.link_page(rendered.strip() + "\n", glossary.FILE)

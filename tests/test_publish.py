@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from fer_core import artifacts, limits, publish, reproduce, training
+from fer_core import artifacts, leaderboard, limits, publish, report, reproduce, training
 from fer_core.artifacts import Run, Settings, read_json, write_json
 from fer_core.data import Faces
-from fer_core.schema import FerError, Params
+from fer_core.schema import ROOT, FerError, Params
 
 from .conftest import make_faces
 
@@ -247,3 +247,39 @@ def test_every_item_of_the_checklist_is_answered(trained: Run, faces: Faces) -> 
     assert len(items) == 32
     assert "scored for 1 runs" in text.replace("\n", " ")
     assert "at least 4.0 of ten test images" in text.replace("\n", " ")
+
+
+# -- what is committed
+
+PUBLISHED = ROOT / "reports" / "published" / "fer2013"
+committed = pytest.mark.skipif(not (PUBLISHED / "results.csv").exists(), reason="nothing is published yet")
+
+
+@committed
+def test_readme_says_what_the_published_tables_say() -> None:
+    stated = publish.RESULTS.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert stated is not None
+    assert stated[0] == f"{stated[1]}{publish.readme_results(PUBLISHED)}{stated[2]}"
+
+
+@committed
+def test_published_index_says_what_the_published_tables_say() -> None:
+    rows = (publish._rows(PUBLISHED / name) for name in ("results.csv", "claims.csv"))
+    index = report.plain((PUBLISHED / "index.html").read_text(encoding="utf-8"))
+    for paragraph in leaderboard.abstract(*rows).split("\n\n"):
+        assert report.plain(report.markdown(paragraph)) in index
+
+
+@committed
+def test_published_study_is_within_its_bounds() -> None:
+    files = [file for file in PUBLISHED.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= publish.ALL_BYTES
+    assert max(file.stat().st_size for file in files if file.suffix == ".html") <= publish.PAGE_BYTES
+
+
+@committed
+def test_published_runs_are_whole_and_from_clean_commits() -> None:
+    for path in PUBLISHED.glob("runs/*/run.json"):
+        record = read_json(path)
+        assert publish._fault(path.parent, record, record["data_hash"]) == ""
+        assert (path.parent.name, record["clean"]) == (record["identity"], True)
