@@ -705,10 +705,12 @@ def make_page(
 
 
 def _number(value: Any, form: str, scale: float = 1) -> str:
-    """A cell of a table, which may have come as text, as None or as NaN."""
+    """A cell of a table, which may have come as text, as None, as NaN, or not at all."""
+    if not isinstance(value, int | float | str):
+        return "–"
     try:
         number = float(value) * scale
-    except (TypeError, ValueError):
+    except ValueError:
         return "–"
     return format(number, form).replace("-", "−") if math.isfinite(number) else "–"
 
