@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fer_core import artifacts, leaderboard, limits, publish, report, reproduce, training
 from fer_core.artifacts import Run, Settings, read_json, write_json
@@ -283,3 +286,60 @@ def test_published_runs_are_whole_and_from_clean_commits() -> None:
         record = read_json(path)
         assert publish._fault(path.parent, record, record["data_hash"]) == ""
         assert (path.parent.name, record["clean"]) == (record["identity"], True)
+
+
+# -- single faces
+
+
+def planted(folder: Path) -> tuple[Path, np.ndarray]:
+    """A fer2013.csv of 300 pictures that no average resembles: 6 x 6 random squares each."""
+    random = np.random.default_rng(0)
+    squares = random.integers(0, 256, (300, 6, 6), dtype=np.uint8)
+    images = squares.repeat(8, axis=1).repeat(8, axis=2)
+    usage = ["Training"] * 220 + ["PublicTest"] * 40 + ["PrivateTest"] * 40
+    rows = [f"{i % 7},{' '.join(map(str, image.ravel()))},{usage[i]}" for i, image in enumerate(images)]
+    (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+    return folder / "fer2013.csv", squares.astype(float)
+
+
+def shown(page: str, squares: np.ndarray) -> int:
+    """How many of the planted pictures some picture of the page shows, at whatever size and place."""
+    found: set[int] = set()
+    wanted = squares.reshape(len(squares), -1)
+    wanted = (wanted - wanted.mean(1, keepdims=True)) / wanted.std(1, keepdims=True)
+    for data in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page):
+        picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("L")
+        for side in range(36, 260, 4):  # pixels that a 48 x 48 picture may take there; a square is then 3 pixels
+            small = picture.resize((picture.width * 18 // side, picture.height * 18 // side), Image.Resampling.BOX)
+            if min(small.size) < 18:
+                continue
+            windows = np.lib.stride_tricks.sliding_window_view(np.asarray(small, float), (18, 18))[:, :, 1::3, 1::3]
+            flat = windows.reshape(-1, 36)
+            flat = flat[flat.std(1) > 20]
+            flat = (flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True)
+            found |= set(np.flatnonzero((wanted @ flat.T / 36 > 0.9).any(1))) if len(flat) else set()
+    return len(found)
+
+
+@pytest.mark.slow
+def test_no_planted_face_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    csv, squares = planted(tmp_path)
+    out, root = tmp_path / "out", tmp_path / "repository"
+    for name, value in (("DATA", csv), ("NAME", "planted"), ("OUT", out), ("DEVICE", "cpu"), ("THREADS", 1)):
+        monkeypatch.setenv(f"FER_{name}", str(value))
+    settings = artifacts.settings()
+    pages = ["00_exploration/default", "01_basic_cnn/lr_0_001"]
+    assert publish.build.build(settings, pages, 2) == 0
+    own = [(out / "reports" / "planted" / f"{name}.html").read_text(encoding="utf-8") for name in pages]
+    assert all(shown(page, squares) > 3 for page in own)  # the search finds what is there
+
+    for module in (artifacts, publish):
+        monkeypatch.setattr(module, "ROOT", root)
+    monkeypatch.setattr(publish, "_git", lambda *_: "")
+    assert publish.publish(settings) == 0
+    published = root / "reports" / "published" / "planted"
+    for name in pages:
+        assert shown((published / f"{name}.html").read_text(encoding="utf-8"), squares) == 0
+    kinds = {file.suffix for file in published.rglob("*") if file.is_file()}
+    assert kinds <= {".html", ".csv", ".json", ".parquet", ".safetensors"}
+    assert len(list(published.glob("runs/*/predictions.parquet"))) == 1
