@@ -64,7 +64,7 @@ def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> st
     return text.replace("-", "\u2212")
 
 
-def _accuracy(metrics: Mapping[str, Any]) -> str:
+def with_interval(metrics: Mapping[str, Any]) -> str:
     return interval([metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]])
 
 
@@ -72,7 +72,7 @@ def _over_seeds(runs: Iterable[Run], metric: str) -> str:
     return interval(claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric), metric)
 
 
-def _sentence(text: str) -> Markdown:
+def sentence(text: str) -> Markdown:
     drawn = " (on drawn sample data, which says nothing about FER2013)" if settings().sample else ""
     return Markdown(f"{text}{drawn}.")
 
@@ -123,6 +123,8 @@ def parameter_table(params: Params, notebook: str) -> Table:
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_plain(inner)}" for name, inner in value.items()) or "none"
     return "none" if value is None else str(value)
 
 
@@ -179,7 +181,7 @@ def fold(line: str, table: Table, beside_faces: bool = False) -> None:
 # -- training
 
 
-class _Log:
+class Log:
     """A training's log: one output that grows while epochs come, and ends as what the runs' artifacts say."""
 
     def __init__(self) -> None:
@@ -249,7 +251,7 @@ def train_or_load(params: Params) -> Run:
     While it trains, the cell shows its epochs; what stays is the log printed from `run.history`, the same whichever
     of the three it was. `run` has .history, .metrics, .predictions, .selected_epoch and .state.
     """
-    log = _Log()
+    log = Log()
     run = log.obtain(params)
     kept = f"the weights of epoch {run.selected_epoch} are kept ({plots.KEPT_BY[params.select]})"
     line = f"{len(run.history)} of {params.epochs} epochs, {run.state}; {kept}"
@@ -261,7 +263,7 @@ def train_or_load(params: Params) -> Run:
 
 def train_seeds(params: Params) -> list[Run]:
     """The runs of all `seeds`; the first is the one shown in detail, the others tell how much of it is chance."""
-    log, runs, lines = _Log(), [], []
+    log, runs, lines = Log(), [], []
     for seed in params.seeds:
         run = log.obtain(dataclasses.replace(params, seed=seed), f"seed {seed}: ")
         accuracy = percent(run.metrics["validation"]["accuracy"])
@@ -346,14 +348,14 @@ class Calibration(NamedTuple):
     n: int
 
 
-def _may_show_test(params: Params, run: Run) -> bool:
+def may_show_test(params: Params, run: Run) -> bool:
     # Not `run.scored` alone: another page may have scored the run, and this page must not change by that.
     return params.score_test and run.scored
 
 
 def answers(params: Params, run: Run) -> Answers:
     """The run's answers on the test set where this page may score it, else on its validation images."""
-    split, classes = "test" if _may_show_test(params, run) else "validation", open_faces().classes
+    split, classes = "test" if may_show_test(params, run) else "validation", open_faces().classes
     rows = run.predictions[(run.predictions["split"] == split) & (run.predictions["label"] < len(classes))]
     metrics = run.metrics["test_official" if split == "test" else "validation"]
     by_class = {name: metrics["classes"][name] for name in classes}  # in their own order, not the file's
@@ -362,17 +364,17 @@ def answers(params: Params, run: Run) -> Answers:
 
 def scores(params: Params, run: Run) -> dict[str, Any]:
     """metrics.json without the test's part where this page may not look at it."""
-    allowed = _may_show_test(params, run)
+    allowed = may_show_test(params, run)
     return {name: part for name, part in run.metrics.items() if allowed or not name.startswith("test_")}
 
 
 def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
     """Test accuracy of each seed, official and leak-free, with the interval of sampling images; below, over seeds."""
-    if not _may_show_test(params, runs[0]):
+    if not may_show_test(params, runs[0]):
         why = "there are no labelled test images" if params.score_test else "this page decides on validation"
         return Markdown(f"The test set was not looked at: {why}.")
     splits = {"test_official": "official", "test_leak_free": "leak-free"}
-    rows = [(f"seed {run.params.seed}", *(_accuracy(run.metrics[split]) for split in splits)) for run in runs]
+    rows = [(f"seed {run.params.seed}", *(with_interval(run.metrics[split]) for split in splits)) for run in runs]
     rows.append((f"mean over {len(runs)} seeds", *(_over_seeds(runs, f"{split}_accuracy") for split in splits)))
     return Table.of(rows, ["", *(f"{name} (n = {runs[0].metrics[split]['n']:,})" for split, name in splits.items())])
 
@@ -546,10 +548,12 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
     run, found = runs[0], answers(params, runs[0])
     m, metric = found.metrics, "validation_accuracy"
     text = f"{run.params.network} (seed {run.params.seed}) {'never left chance level: it ' * (run.state == 'diverged')}"
-    text += f"is right on {_accuracy(m)} of the {m['n']:,} "
+    text += f"is right on {with_interval(m)} of the {m['n']:,} "
     if found.split == "test":
         free, metric = run.metrics["test_leak_free"], "test_official_accuracy"
-        text += f"official test images and on {_accuracy(free)} of the {free['n']:,} that have no copy in Training or "
+        text += (
+            f"official test images and on {with_interval(free)} of the {free['n']:,} that have no copy in Training or "
+        )
         text += "PublicTest"
     else:
         text += "validation images"
@@ -559,7 +563,7 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
         text += f"; over {len(runs)} seeds the mean is {_over_seeds(runs, metric)}"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
-    return _sentence(text)
+    return sentence(text)
 
 
 def ensemble(params: Params, runs: Sequence[Run]) -> Table:
@@ -574,7 +578,7 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
     rows = []
     for name, part in parts.items():
         m = evaluation.metrics(together[part], labels[part], faces.classes)
-        rows.append((name.replace("_", " "), f"{m['n']:,}", _over_seeds(runs, f"{name}_accuracy"), _accuracy(m)))
+        rows.append((name.replace("_", " "), f"{m['n']:,}", _over_seeds(runs, f"{name}_accuracy"), with_interval(m)))
     return Table.of(rows, ["images", "n", f"mean of {len(runs)} networks [over seeds]", "all together [over images]"])
 
 
@@ -660,7 +664,7 @@ def torn_table(faces: Faces) -> Table:
 def data_finding(faces: Faces, audit: Mapping[str, int]) -> Markdown:
     """The exploration in one sentence."""
     n = int((faces.usage == data.PRIVATE).sum())
-    return _sentence(
+    return sentence(
         f"{audit['private_copies']:,} of the {n:,} test images are exact copies of images in Training or PublicTest "
         f"({audit['private_copies_of_training']:,} of Training images), so every test accuracy stands here twice: "
         f"official (n = {n:,}) and leak-free (n = {audit['leak_free']:,})"
@@ -710,7 +714,7 @@ class Claim:
 
     def train(self) -> None:
         """Load, resume or train every run of every arm; what stays in the cell is the state of each."""
-        log, states, n = _Log(), Counter[str](), sum(map(len, self.wanted.values()))
+        log, states, n = Log(), Counter[str](), sum(map(len, self.wanted.values()))
         lines: list[str] = []
         for name, wanted in self.wanted.items():
             self.runs[name] = []
@@ -798,7 +802,7 @@ class Claim:
         first = self.judged.conditions[0]
         against = f" against {first.against}" if first.against else ""
         text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of {first.arm}{against} is "
-        return _sentence(f"{text}{self.effect()}, n = {first.n} seeds")
+        return sentence(f"{text}{self.effect()}, n = {first.n} seeds")
 
 
 def _history(run: Run) -> pd.DataFrame:
@@ -888,4 +892,4 @@ class Summary:
 
     def finding(self) -> Markdown:
         """The page in one sentence."""
-        return _sentence(f"Of {len(self._all)} claims {self._counts()}")
+        return sentence(f"Of {len(self._all)} claims {self._counts()}")

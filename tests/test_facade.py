@@ -105,7 +105,7 @@ def test_the_log_is_the_same_whether_the_run_was_trained_or_loaded(shown: Shown)
 def test_the_log_of_a_resumed_run_is_that_of_one_never_stopped(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = notebook.train_or_load(SMALL)
     untouched = shown.last
-    log = notebook._Log()
+    log = notebook.Log()
     log.epoch({"resuming": 2, "epochs": 2}, "")
     assert "epoch 2 (resuming) of 2" in shown.last
     log.epoch({"epochs": 2, **whole.history.to_dict("records")[1]}, "")
@@ -177,7 +177,7 @@ def test_ensemble_stands_beside_its_members(shown: Shown) -> None:
     table = notebook.ensemble(params, runs)
     assert list(table.index) == ["test official", "test leak free"]
     same = notebook.ensemble(params, [runs[0], runs[0]])
-    alone = notebook._accuracy(runs[0].metrics["test_official"])
+    alone = notebook.with_interval(runs[0].metrics["test_official"])
     assert same.iloc[0, -1] == alone
 
 
