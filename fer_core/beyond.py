@@ -103,7 +103,16 @@ def the_field(params: Params, run: Run) -> pd.DataFrame:
 
 
 def field_table(field: pd.DataFrame) -> Table:
-    """`the_field` in words."""
+    """`the_field` in words.
+
+    Parameters
+    ----------
+    field : of `the_field`
+
+    Returns
+    -------
+    Table
+    """
     rows = [
         (row["name"], interval([row["value"], row["low"], row["high"]]), row["trained_on"], row["chosen"])
         for row in field.to_dict("records")
@@ -112,7 +121,16 @@ def field_table(field: pd.DataFrame) -> Table:
 
 
 def field_finding(field: pd.DataFrame) -> str:
-    """How many steps from one stated accuracy to the next are smaller than what sampling the test images makes."""
+    """How many steps from one stated accuracy to the next are smaller than what sampling the test images makes.
+
+    Parameters
+    ----------
+    field : of `the_field`
+
+    Returns
+    -------
+    str
+    """
     stated = field[~field["ours"] & field["value"].notna()]
     wide = float(((stated["high"] - stated["low"]) / 2).median()) * 100
     steps = stated["value"].diff().dropna() * 100
@@ -121,7 +139,17 @@ def field_finding(field: pd.DataFrame) -> str:
 
 
 def copies_flatter(params: Params, run: Run) -> Markdown:
-    """What the leaked copies add to a test accuracy, measured on this run, in a sentence."""
+    """What the leaked copies add to a test accuracy, measured on this run, in a sentence.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    run : the one in detail
+
+    Returns
+    -------
+    Markdown
+    """
     if not notebook.may_show_test(params, run):
         return Markdown("What the leaked copies add was not measured: this page does not look at the test set.")
     official, free = run.metrics["test_official"], run.metrics["test_leak_free"]
@@ -131,7 +159,8 @@ def copies_flatter(params: Params, run: Run) -> Markdown:
     right = round(official["accuracy"] * official["n"]) - round(free["accuracy"] * free["n"])
     copies = interval([right / n, *evaluation.wilson(right, n)])
     added = interval([official["accuracy"] - free["accuracy"], None, None], change=True)
+    rest = f"on the other {free['n']:,} on {notebook.with_interval(free)}"
     return notebook.sentence(
-        f"On the {n:,} test images that have a copy in Training or PublicTest this run is right on {copies}, "
-        f"on the other {free['n']:,} on {notebook.with_interval(free)}: the copies move its official accuracy by {added}"
+        f"On the {n:,} test images that have a copy in Training or PublicTest this run is right on {copies}, {rest}: "
+        f"the copies move its official accuracy by {added}"
     )

@@ -312,7 +312,8 @@ def withhold_faces(notebook: Any) -> Any:
     """
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
-        cell.pop("attachments", None)
+        if cell.pop("attachments", None):
+            cell.source = re.sub(r"!\[([^\]]*)\]\(attachment:[^)]*\)", r"*(a picture is withheld: \1)*", cell.source)
         if cell.cell_type == "code":
             cell.outputs = [_withheld(o) for o in cell.outputs if not _fer(o).get("beside_faces")]
     return notebook
