@@ -757,7 +757,7 @@ def attention(found: Answers, at_most: int = 50) -> Attention:
 
     Returns
     -------
-    Attention : of means over fewer than plots.FEW_FACES images nothing is drawn
+    Attention : of means over fewer than plots.ENOUGH_FACES images nothing is drawn
     """
     faces, k, answer = open_faces(), len(found.classes), found.predicted
     order = np.argsort(found.predictions["image_id"].to_numpy(str))

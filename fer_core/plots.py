@@ -34,6 +34,7 @@ VERDICT_COLOURS = {SUPPORTED: "#0b6e4f", NOT_SUPPORTED: "#9b1d52", INCONCLUSIVE:
 WIDTH, DPI = 6.0, 110  # inches; 660 pixels
 TITLE_LETTERS = 60  # that fit into WIDTH
 FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
+ENOUGH_FACES = 20  # of which a mean with a heat map over it is drawn: groups of wrong answers may be small and alike
 FEW_EPOCHS = 4  # fewer are marked with dots: a line of one epoch would not be seen
 # DejaVu comes with matplotlib, so that every machine draws the same letters.
 STYLE: Any = {
@@ -372,7 +373,8 @@ def reliability(
         told += [("● as trained", VALIDATION), (f"◇ at temperature {temperature:.2f}{fitted}", TRAIN)]
         parts.append(scaled.assign(temperature=temperature))
     for line, (text, colour) in enumerate(told):
-        axes[0].text(0.98, 0.04 + 0.085 * line, text, ha="right", color=colour)
+        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+        axes[0].text(0.98, 0.04 + 0.085 * line, text, ha="right", color=colour, bbox=behind)
     axes[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     width = table["high"] - table["low"]
     axes[1].bar(table["low"], table["n"], width, align="edge", color=VALIDATION, edgecolor="white")
@@ -594,14 +596,14 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
     ----------
     means : float (2, k, h, w) or (2, k, h, w, 3), 0–255: the mean face of the images so answered, right and wrong
     heat : float (2, k, h, w) in 0–1: their mean Grad-CAM map
-    counts : int (2, k): how many images each mean is over; one over fewer than FEW_FACES is not drawn
+    counts : int (2, k): how many images each mean is over; one over fewer than ENOUGH_FACES is not drawn
     classes : k names
 
     Returns
     -------
     Axes (2, k)
     """
-    drawn = counts >= FEW_FACES
+    drawn = counts >= ENOUGH_FACES
     likeness = {
         name: float(np.corrcoef(heat[0, i].ravel(), heat[1, i].ravel())[0, 1])
         for i, name in enumerate(classes)

@@ -189,7 +189,7 @@ def test_reliability_shows_what_a_temperature_mends():
 
 def test_attention_draws_no_mean_of_too_few_faces(shown):
     means, heat = np.full((2, 2, 8, 8), 99.0), np.random.default_rng(0).random((2, 2, 8, 8))
-    axes = plots.attention(means, heat, np.array([[50, 12], [11, plots.FEW_FACES - 1]]), ["happy", "sad"])
+    axes = plots.attention(means, heat, np.array([[50, 22], [21, plots.ENOUGH_FACES - 1]]), ["happy", "sad"])
     assert [len(ax.images) for ax in axes.flat] == [2, 2, 2, 0]
     assert texts(axes[1, 1]) == ["too few"]
     assert plots.title(axes).startswith("Right and wrong answers draw on the same places most for happy (r = ")

@@ -460,7 +460,7 @@ def test_provenance_stands_between_its_marks() -> None:
 
 
 def test_figures_become_smaller_and_keep_their_colours() -> None:
-    noise = Image.frombytes("RGB", (200, 200), os.urandom(120_000)).quantize(64).convert("RGB")
+    noise = Image.frombytes("RGB", (200, 200), os.urandom(120_000)).quantize(48).convert("RGB")
     written = io.BytesIO()
     noise.convert("RGBA").save(written, "PNG")
     large = base64.b64encode(written.getvalue()).decode()
