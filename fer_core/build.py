@@ -35,6 +35,7 @@ RENDERING = (
     "plots.py",
     "explain.py",
     "notebook.py",
+    "beyond.py",
     "glossary.py",
     "report.py",
 )
@@ -81,6 +82,11 @@ class PagePlan:
     @property
     def runs(self) -> list[WantedRun]:
         return [run for arm in self.arms.values() for run in arm]
+
+    @property
+    def results(self) -> list[WantedRun]:
+        """All but those of an ablation, which stand in their page's table alone."""
+        return self.arms.get(self.name, self.runs)
 
     @property
     def own(self) -> WantedRun | None:
@@ -579,7 +585,7 @@ def results(plan: Plan) -> list[dict[str, Any]]:
     """results.csv: a row a page and run, finished ones only."""
     rows = []
     for page in plan.pages.values():
-        for run in page.runs:
+        for run in page.results:
             if run.found is not None:
                 rows.append(_result(page, run, run.found))
     return rows
@@ -653,7 +659,7 @@ def compare(plan: Plan, names: Sequence[str]) -> bool:
     if len(names) < 2:
         raise ParameterError(f'compare needs two pages or more, got {len(names)}: PAGES="01_basic_cnn/default …"')
     pages = [plan.pages[name] for name in names]
-    runs = [[run.found for run in page.runs if run.found is not None] for page in pages]
+    runs = [[run.found for run in page.results if run.found is not None] for page in pages]
     inputs = {
         "data": plan.data_hash,
         "pages": {
@@ -768,8 +774,8 @@ def _state(run: WantedRun) -> str:
 
 def _contender(page: PagePlan) -> leaderboard.Contender:
     """A training page as the leaderboard shows it."""
-    curves = tuple(_curve(run.found) for run in page.runs if run.found is not None)
-    return leaderboard.Contender(page.name, page.params, curves, Counter(map(_state, page.runs)))
+    curves = tuple(_curve(run.found) for run in page.results if run.found is not None)
+    return leaderboard.Contender(page.name, page.params, curves, Counter(map(_state, page.results)))
 
 
 def _curve(run: Run) -> tuple[float | None, ...]:

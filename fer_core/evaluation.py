@@ -32,7 +32,16 @@ class Interval(NamedTuple):
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a share; n = 0 says nothing and gives (0, 1). Source: Wilson 1927."""
+    """95 % score interval of a share; n = 0 says nothing and gives (0, 1). Source: Wilson 1927.
+
+    Parameters
+    ----------
+    successes, n : counts
+
+    Returns
+    -------
+    float, float : low and high, 0–1
+    """
     if n == 0:
         return 0.0, 1.0
     share, z2 = successes / n, Z95**2
@@ -43,7 +52,16 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def newcombe(successes_1: int, n_1: int, successes_2: int, n_2: int) -> Interval:
-    """Difference of two independent shares, first − second, with its 95 % interval. Source: Newcombe 1998 (10)."""
+    """Difference of two independent shares, first − second, with its 95 % interval. Source: Newcombe 1998 (10).
+
+    Parameters
+    ----------
+    successes_1, n_1, successes_2, n_2 : counts of two samples
+
+    Returns
+    -------
+    Interval : n is the smaller sample's
+    """
     if not n_1 or not n_2:
         return Interval(None, None, None, 0)
     share_1, share_2 = successes_1 / n_1, successes_2 / n_2
@@ -57,6 +75,14 @@ def mean_interval(values: Iterable[float]) -> Interval:
     """Mean over seeds with its 95 % Student t interval.
 
     NaN (a run without that value) is left out, and `n` says how many were left in. One value has no interval.
+
+    Parameters
+    ----------
+    values : one a seed
+
+    Returns
+    -------
+    Interval : low and high None for a single value
     """
     from scipy import special  # not stats: its import costs most of a second in every notebook
 
@@ -72,7 +98,16 @@ def mean_interval(values: Iterable[float]) -> Interval:
 
 
 def welch_interval(first: Iterable[float], second: Iterable[float]) -> Interval:
-    """Difference of two means (first − second) with Welch's 95 % interval; NaN left out; n is the smaller sample's."""
+    """Difference of two means (first − second) with Welch's 95 % interval; NaN left out; n is the smaller sample's.
+
+    Parameters
+    ----------
+    first, second : values of two arms, one a seed
+
+    Returns
+    -------
+    Interval
+    """
     from scipy import special
 
     a, b = (np.asarray([value for value in values if np.isfinite(value)], dtype=float) for values in (first, second))
@@ -91,20 +126,49 @@ def welch_interval(first: Iterable[float], second: Iterable[float]) -> Interval:
 
 
 def predicted_labels(probabilities: ArrayLike) -> np.ndarray:
-    """int (n,) of the likeliest class; −1 where a diverged network answered NaN, so that it counts as wrong."""
+    """int (n,) of the likeliest class; −1 where a diverged network answered NaN, so that it counts as wrong.
+
+    Parameters
+    ----------
+    probabilities : float (n, k)
+
+    Returns
+    -------
+    int (n,)
+    """
     p = np.asarray(probabilities, dtype=float)
     return np.where(np.isfinite(p).all(axis=1), p.argmax(axis=1), -1)
 
 
 def confusion(labels: ArrayLike, predicted: ArrayLike, k: int) -> np.ndarray:
-    """int (k, k): row true, column predicted; every class keeps its row; a prediction of −1 falls in no column."""
+    """int (k, k): row true, column predicted; every class keeps its row; a prediction of −1 falls in no column.
+
+    Parameters
+    ----------
+    labels, predicted : int (n,)
+    k : how many classes
+
+    Returns
+    -------
+    int (k, k)
+    """
     true, answer = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     kept = answer >= 0
     return np.bincount(true[kept] * k + answer[kept], minlength=k * k).reshape(k, k)
 
 
 def cross_entropy(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """Plain mean cross-entropy in nats, neither weighted nor smoothed; None where any probability is NaN."""
+    """Plain mean cross-entropy in nats, neither weighted nor smoothed; None where any probability is NaN.
+
+    Parameters
+    ----------
+    probabilities : float (n, k)
+    labels : int (n,)
+
+    Returns
+    -------
+    float, nats; or None
+    """
     p = np.asarray(probabilities, dtype=float)
     true = p[np.arange(len(p)), np.asarray(labels, dtype=np.int64)]  # (n, k) -> (n,)
     loss = float(-np.log(np.maximum(true, SMALLEST_PROBABILITY)).mean())
@@ -162,6 +226,16 @@ def calibration(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
     """Reliability table: one row a bin of equal width of the confidence, with low, high, n, confidence, accuracy.
 
     An empty bin keeps its row (n 0, NaN means). Images with NaN probabilities are in no bin. Source: arXiv:1706.04599.
+
+    Parameters
+    ----------
+    probabilities : float (n, k)
+    labels : int (n,)
+    bins : how many, of equal width
+
+    Returns
+    -------
+    DataFrame : low, high, n, confidence, accuracy
     """
     import pandas as pd
 
@@ -179,20 +253,49 @@ def calibration(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
 
 
 def calibration_error(table: pd.DataFrame) -> float | None:
-    """Expected calibration error (ECE) of a `calibration` table: mean |accuracy − confidence|, bins weighted by n."""
+    """Expected calibration error (ECE) of a `calibration` table: mean |accuracy − confidence|, bins weighted by n.
+
+    Parameters
+    ----------
+    table : of `calibration`
+
+    Returns
+    -------
+    float, 0–1; None without images
+    """
     n = int(table["n"].sum())
     return float(((table["accuracy"] - table["confidence"]).abs() * table["n"]).sum() / n) if n else None
 
 
 def with_temperature(probabilities: ArrayLike, temperature: float) -> np.ndarray:
-    """float (n, k): the probabilities that logits divided by `temperature` give (above 1: less confident)."""
+    """float (n, k): the probabilities that logits divided by `temperature` give (above 1: less confident).
+
+    Parameters
+    ----------
+    probabilities : float (n, k)
+    temperature : above 0
+
+    Returns
+    -------
+    float (n, k), rows sum to 1
+    """
     logits = np.log(np.maximum(np.asarray(probabilities, dtype=float), SMALLEST_PROBABILITY)) / temperature
     scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
     return scaled / scaled.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Temperature in 0.05 … 20 with the lowest cross-entropy; fit it on validation images. Source: arXiv:1706.04599."""
+    """Temperature in 0.05 … 20 with the lowest cross-entropy; fit it on validation images. Source: arXiv:1706.04599.
+
+    Parameters
+    ----------
+    probabilities : float (n, k)
+    labels : int (n,)
+
+    Returns
+    -------
+    float : 1 where no image has a probability
+    """
     from scipy.optimize import minimize_scalar
 
     p, true = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=np.int64)
@@ -208,7 +311,16 @@ def fit_temperature(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def mcnemar(labels: ArrayLike, predicted_a: ArrayLike, predicted_b: ArrayLike) -> tuple[int, int, float]:
-    """Images that only a, that only b has right, and the exact two-sided p of McNemar's test on the same images."""
+    """Images that only a, that only b has right, and the exact two-sided p of McNemar's test on the same images.
+
+    Parameters
+    ----------
+    labels, predicted_a, predicted_b : int (n,), of the same images
+
+    Returns
+    -------
+    int, int, float : only a right, only b right, p
+    """
     from scipy import special
 
     true = np.asarray(labels)
@@ -219,7 +331,17 @@ def mcnemar(labels: ArrayLike, predicted_a: ArrayLike, predicted_b: ArrayLike) -
 
 
 def paired_difference(only_a: int, only_b: int, n: int) -> Interval:
-    """Accuracy of b minus that of a on the same n images, with its 95 % interval. Source: Bonett & Price 2012."""
+    """Accuracy of b minus that of a on the same n images, with its 95 % interval. Source: Bonett & Price 2012.
+
+    Parameters
+    ----------
+    only_a, only_b : images that only one of the two has right
+    n : all images
+
+    Returns
+    -------
+    Interval
+    """
     if n == 0:
         return Interval(None, None, None, 0)
     share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
@@ -228,7 +350,16 @@ def paired_difference(only_a: int, only_b: int, n: int) -> Interval:
 
 
 def probability_columns(predictions: pd.DataFrame) -> list[str]:
-    """Names of the columns p_<class>, in the order of the classes."""
+    """Names of the columns p_<class>, in the order of the classes.
+
+    Parameters
+    ----------
+    predictions : columns of predictions.parquet
+
+    Returns
+    -------
+    list of str
+    """
     return [str(column) for column in predictions.columns if str(column).startswith("p_")]
 
 
@@ -240,7 +371,17 @@ def _answers(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def most_confident_mistakes(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The n wrong answers given with the highest probability: image_id, split, label, predicted, confidence."""
+    """The n wrong answers given with the highest probability: image_id, split, label, predicted, confidence.
+
+    Parameters
+    ----------
+    predictions : columns of predictions.parquet
+    n : how many at most
+
+    Returns
+    -------
+    DataFrame
+    """
     table = _answers(predictions)
     wrong = table[table["predicted"] != table["label"]]
     # Ties go by id, so that the same images are shown whatever order the rows came in.
@@ -248,6 +389,16 @@ def most_confident_mistakes(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
 
 
 def least_certain(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The n images whose likeliest class has the lowest probability; same columns as `most_confident_mistakes`."""
+    """The n images whose likeliest class has the lowest probability; same columns as `most_confident_mistakes`.
+
+    Parameters
+    ----------
+    predictions : columns of predictions.parquet
+    n : how many at most
+
+    Returns
+    -------
+    DataFrame
+    """
     table = _answers(predictions)
     return table.sort_values(["confidence", "image_id"]).head(n).reset_index(drop=True)

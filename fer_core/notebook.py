@@ -36,7 +36,17 @@ class Table(pd.DataFrame):
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> Table:
-        """Rows under `columns`, the first of which names the rows."""
+        """Rows under `columns`, the first of which names the rows.
+
+        Parameters
+        ----------
+        rows : a sequence each
+        columns : names, the first of which heads the index
+
+        Returns
+        -------
+        Table
+        """
         return cls(list(rows), columns=list(columns)).set_index(columns[0])
 
     def _repr_html_(self) -> str:
@@ -47,12 +57,33 @@ class Table(pd.DataFrame):
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.6123 as "61.2 %"; a dash where there is no value."""
+    """0.6123 as "61.2 %"; a dash where there is no value.
+
+    Parameters
+    ----------
+    share : a fraction
+    digits : behind the point
+
+    Returns
+    -------
+    str, its space unbreakable
+    """
     return "–" if share is None or not np.isfinite(share) else f"{share * 100:.{digits}f}\u00a0%"
 
 
 def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> str:
-    """(value, low, high, …) as "61.2 % [59.6, 62.8]"; differences of shares in points, losses in nats."""
+    """(value, low, high, …) as "61.2 % [59.6, 62.8]"; differences of shares in points, losses in nats.
+
+    Parameters
+    ----------
+    found : value, low, high, as of `evaluation` or `claims`; low and high may be None
+    metric : names the unit: a share, points or nats
+    change : whether it is a difference, with its sign
+
+    Returns
+    -------
+    str
+    """
     value, low, high = found[:3]
     if value is None or not np.isfinite(value):
         return "no value"
@@ -64,7 +95,17 @@ def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> st
     return text.replace("-", "\u2212")
 
 
-def _accuracy(metrics: Mapping[str, Any]) -> str:
+def with_interval(metrics: Mapping[str, Any]) -> str:
+    """Accuracy of a split in words.
+
+    Parameters
+    ----------
+    metrics : one split of metrics.json
+
+    Returns
+    -------
+    str : its accuracy with Wilson's interval
+    """
     return interval([metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]])
 
 
@@ -72,7 +113,17 @@ def _over_seeds(runs: Iterable[Run], metric: str) -> str:
     return interval(claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric), metric)
 
 
-def _sentence(text: str) -> Markdown:
+def sentence(text: str) -> Markdown:
+    """A finding as the page shows it.
+
+    Parameters
+    ----------
+    text : without its full stop
+
+    Returns
+    -------
+    Markdown : marked where the data is drawn
+    """
     drawn = " (on drawn sample data, which says nothing about FER2013)" if settings().sample else ""
     return Markdown(f"{text}{drawn}.")
 
@@ -86,7 +137,12 @@ def _faces(path: Path | None, store: Path) -> Faces:
 
 
 def open_faces() -> Faces:
-    """The images that FER_DATA names, or the drawn sample; opened once a session."""
+    """The images that FER_DATA names, or the drawn sample; opened once a session.
+
+    Returns
+    -------
+    Faces
+    """
     return _faces(settings().data, settings().store)
 
 
@@ -95,6 +151,15 @@ def parameters(notebook: str, names: Mapping[str, Any]) -> Params:
 
     Over them come the sample's ceilings (params/sample.yaml) where the data is drawn, then FER_SET. The first of
     `seeds` becomes `seed`, that of the run which a page shows in detail.
+
+    Parameters
+    ----------
+    notebook : its name, as 04_complex_cnn
+    names : its `globals()`
+
+    Returns
+    -------
+    Params
 
     Raises
     ------
@@ -107,7 +172,17 @@ def parameters(notebook: str, names: Mapping[str, Any]) -> Params:
 
 
 def parameter_table(params: Params, notebook: str) -> Table:
-    """The parameters of this page: those of the notebook's own cell and all others that are not at their default."""
+    """The parameters of this page: those of the notebook's own cell and all others that are not at their default.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    notebook : its name
+
+    Returns
+    -------
+    Table : parameter, value, notebook's default, whether it differs, what it is
+    """
     own = schema.notebook_defaults(notebook)
     defaults = {name: own.get(name, getattr(schema.DEFAULTS, name)) for name in schema.notebook_parameters(notebook)}
     params, _ = devices.resolve(params, settings().device)
@@ -123,11 +198,22 @@ def parameter_table(params: Params, notebook: str) -> Table:
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_plain(inner)}" for name, inner in value.items()) or "none"
     return "none" if value is None else str(value)
 
 
 def network_table(params: Params) -> Table:
-    """The network that `params` describe: layers, output shapes, parameters, multiply-adds, and their sums."""
+    """The network that `params` describe: layers, output shapes, parameters, multiply-adds, and their sums.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+
+    Returns
+    -------
+    Table : layer, output shape, parameters, multiply-adds (for one image)
+    """
     from fer_core import explain, networks
 
     faces = open_faces()
@@ -156,7 +242,16 @@ def sanity_checks(params: Params) -> Table:
 
 
 def checks_line(checks: pd.DataFrame) -> str:
-    """What `sanity_checks` found, in a sentence."""
+    """What `sanity_checks` found, in a sentence.
+
+    Parameters
+    ----------
+    checks : of `sanity_checks`
+
+    Returns
+    -------
+    str
+    """
     failed = checks.index[checks["ok"] != "yes"]
     line = f"Of {len(checks)} checks before training "
     return line + (f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold.")
@@ -179,7 +274,7 @@ def fold(line: str, table: Table, beside_faces: bool = False) -> None:
 # -- training
 
 
-class _Log:
+class Log:
     """A training's log: one output that grows while epochs come, and ends as what the runs' artifacts say."""
 
     def __init__(self) -> None:
@@ -192,17 +287,42 @@ class _Log:
         return {"text/html": body, "text/plain": f"{line}\n{text}".strip()}
 
     def show(self, line: str, text: str, state: str = "") -> None:
+        """Put this into the log's output, in place of what stood there.
+
+        Parameters
+        ----------
+        line : what stands there folded
+        text : what opens
+        state : the fold's attribute, as " open"
+        """
         if self.handle is not None:  # None outside a notebook
             self.handle.update(self._content(line, text, state), raw=True)
 
     def epoch(self, row: dict[str, Any], what: str) -> None:
-        """What `training.train_or_load` reports: a row of the history, or that it resumes."""
+        """What `training.train_or_load` reports: a row of the history, or that it resumes.
+
+        Parameters
+        ----------
+        row : as in history.csv with `epochs`, or `resuming` with `epochs`
+        what : which run, before the epoch's number
+        """
         if "epoch" in row:
             self.rows.append(row)
         at = row.get("epoch") or f"{row['resuming']} (resuming)"
         self.show(f"{what}epoch {at} of {row['epochs']}", epoch_lines(pd.DataFrame(self.rows)), " open")
 
     def obtain(self, params: Params, what: str = "") -> Run:
+        """The run, loaded, resumed or trained, its epochs shown while they come.
+
+        Parameters
+        ----------
+        params : of one run
+        what : which run, in words
+
+        Returns
+        -------
+        Run
+        """
         found = finished(params)
         if found is not None:
             return found
@@ -217,14 +337,32 @@ class _Log:
 
 
 def finished(params: Params) -> Run | None:
-    """The run of these parameters if it is done or diverged already."""
+    """The run of these parameters if it is done or diverged already.
+
+    Parameters
+    ----------
+    params : of one run
+
+    Returns
+    -------
+    Run, or None
+    """
     here = settings()
     resolved, device = devices.resolve(params, here.device)
     return find_run(resolved, run_key(resolved, open_faces().data_hash, device), here.store, here.published)
 
 
 def scored(run: Run) -> Run:
-    """The run with its test metrics; the test set is looked at once in a run's life."""
+    """The run with its test metrics; the test set is looked at once in a run's life.
+
+    Parameters
+    ----------
+    run : finished
+
+    Returns
+    -------
+    Run : with test_official and test_leak_free in its metrics
+    """
     if run.scored:
         return run
     from fer_core import training
@@ -233,7 +371,16 @@ def scored(run: Run) -> Run:
 
 
 def epoch_lines(history: pd.DataFrame) -> str:
-    """The log as text, a line an epoch; a dash where a value is missing or not a number."""
+    """The log as text, a line an epoch; a dash where a value is missing or not a number.
+
+    Parameters
+    ----------
+    history : columns of history.csv
+
+    Returns
+    -------
+    str
+    """
     form = "{:>5} {:>9}  {:>10} {:>8}  {:>15} {:>8}".format
     lines = [form("epoch", "rate", "train loss", "accuracy", "validation loss", "accuracy")]
     names = ("learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
@@ -248,8 +395,16 @@ def train_or_load(params: Params) -> Run:
 
     While it trains, the cell shows its epochs; what stays is the log printed from `run.history`, the same whichever
     of the three it was. `run` has .history, .metrics, .predictions, .selected_epoch and .state.
+
+    Parameters
+    ----------
+    params : of one run, as of `parameters`
+
+    Returns
+    -------
+    Run : .history and .predictions are DataFrames, .metrics a dict
     """
-    log = _Log()
+    log = Log()
     run = log.obtain(params)
     kept = f"the weights of epoch {run.selected_epoch} are kept ({plots.KEPT_BY[params.select]})"
     line = f"{len(run.history)} of {params.epochs} epochs, {run.state}; {kept}"
@@ -260,8 +415,17 @@ def train_or_load(params: Params) -> Run:
 
 
 def train_seeds(params: Params) -> list[Run]:
-    """The runs of all `seeds`; the first is the one shown in detail, the others tell how much of it is chance."""
-    log, runs, lines = _Log(), [], []
+    """The runs of all `seeds`; the first is the one shown in detail, the others tell how much of it is chance.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+
+    Returns
+    -------
+    list of Run, in the order of `params.seeds`
+    """
+    log, runs, lines = Log(), [], []
     for seed in params.seeds:
         run = log.obtain(dataclasses.replace(params, seed=seed), f"seed {seed}: ")
         accuracy = percent(run.metrics["validation"]["accuracy"])
@@ -272,7 +436,17 @@ def train_seeds(params: Params) -> list[Run]:
 
 
 def score_test(params: Params, runs: Sequence[Run]) -> list[Run]:
-    """The runs with their test metrics, where `params.score_test` lets this page look; else as they are."""
+    """The runs with their test metrics, where `params.score_test` lets this page look; else as they are.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    runs : of all seeds, the one in detail first
+
+    Returns
+    -------
+    list of Run
+    """
     return [scored(run) for run in runs] if params.score_test else list(runs)
 
 
@@ -346,14 +520,35 @@ class Calibration(NamedTuple):
     n: int
 
 
-def _may_show_test(params: Params, run: Run) -> bool:
+def may_show_test(params: Params, run: Run) -> bool:
+    """Whether this page shows the run's test answers.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    run : scored or not
+
+    Returns
+    -------
+    bool
+    """
     # Not `run.scored` alone: another page may have scored the run, and this page must not change by that.
     return params.score_test and run.scored
 
 
 def answers(params: Params, run: Run) -> Answers:
-    """The run's answers on the test set where this page may score it, else on its validation images."""
-    split, classes = "test" if _may_show_test(params, run) else "validation", open_faces().classes
+    """The run's answers on the test set where this page may score it, else on its validation images.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    run : the one in detail
+
+    Returns
+    -------
+    Answers : .confusion, .calibration, .metrics of the split that the page reports
+    """
+    split, classes = "test" if may_show_test(params, run) else "validation", open_faces().classes
     rows = run.predictions[(run.predictions["split"] == split) & (run.predictions["label"] < len(classes))]
     metrics = run.metrics["test_official" if split == "test" else "validation"]
     by_class = {name: metrics["classes"][name] for name in classes}  # in their own order, not the file's
@@ -361,24 +556,53 @@ def answers(params: Params, run: Run) -> Answers:
 
 
 def scores(params: Params, run: Run) -> dict[str, Any]:
-    """metrics.json without the test's part where this page may not look at it."""
-    allowed = _may_show_test(params, run)
+    """metrics.json without the test's part where this page may not look at it.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    run : the one in detail
+
+    Returns
+    -------
+    dict : parts of metrics.json, for plots.test_intervals
+    """
+    allowed = may_show_test(params, run)
     return {name: part for name, part in run.metrics.items() if allowed or not name.startswith("test_")}
 
 
 def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
-    """Test accuracy of each seed, official and leak-free, with the interval of sampling images; below, over seeds."""
-    if not _may_show_test(params, runs[0]):
+    """Test accuracy of each seed, official and leak-free, with the interval of sampling images; below, over seeds.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    runs : of all seeds, the one in detail first
+
+    Returns
+    -------
+    Table : a row a seed and their mean; where the test was not looked at, a sentence
+    """
+    if not may_show_test(params, runs[0]):
         why = "there are no labelled test images" if params.score_test else "this page decides on validation"
         return Markdown(f"The test set was not looked at: {why}.")
     splits = {"test_official": "official", "test_leak_free": "leak-free"}
-    rows = [(f"seed {run.params.seed}", *(_accuracy(run.metrics[split]) for split in splits)) for run in runs]
+    rows = [(f"seed {run.params.seed}", *(with_interval(run.metrics[split]) for split in splits)) for run in runs]
     rows.append((f"mean over {len(runs)} seeds", *(_over_seeds(runs, f"{split}_accuracy") for split in splits)))
     return Table.of(rows, ["", *(f"{name} (n = {runs[0].metrics[split]['n']:,})" for split, name in splits.items())])
 
 
 def gap_sentence(run: Run) -> Markdown:
-    """The generalisation gap in words, at the epoch that is kept."""
+    """The generalisation gap in words, at the epoch that is kept.
+
+    Parameters
+    ----------
+    run : the one in detail
+
+    Returns
+    -------
+    Markdown
+    """
     gap, clean = run.metrics.get("gap"), run.metrics.get("train_clean_accuracy")
     if gap is None:
         return Markdown("This run has no generalisation gap: no epoch was trained to its end.")
@@ -423,7 +647,16 @@ def stand_in(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def named(rows: np.ndarray) -> Table:
-    """The images of these rows by id, with their true class: for `stand_in`."""
+    """The images of these rows by id, with their true class: for `stand_in`.
+
+    Parameters
+    ----------
+    rows : int (n,), into the images' canonical order
+
+    Returns
+    -------
+    Table : image_id, true
+    """
     faces = open_faces()
     return Table.of(
         zip(faces.ids[rows], np.array(faces.classes)[faces.labels[rows]], strict=True), ["image_id", "true"]
@@ -457,14 +690,34 @@ def _pictures(rows: pd.DataFrame, finding: str) -> Pictures:
 
 
 def confident_mistakes(found: Answers, n: int = 16) -> Pictures:
-    """The n wrong answers of which the network was surest."""
+    """The n wrong answers of which the network was surest.
+
+    Parameters
+    ----------
+    found : of `answers`
+    n : how many at most
+
+    Returns
+    -------
+    Pictures : surest first
+    """
     rows = evaluation.most_confident_mistakes(found.predictions, n)
     least = percent(rows["confidence"].min(), 0)
     return _pictures(rows, f"The {len(rows)} surest mistakes are given at least {least}" if len(rows) else "No mistake")
 
 
 def least_certain(found: Answers, n: int = 16) -> Pictures:
-    """The n images of which the network knew least."""
+    """The n images of which the network knew least.
+
+    Parameters
+    ----------
+    found : of `answers`
+    n : how many at most
+
+    Returns
+    -------
+    Pictures : least certain first
+    """
     rows = evaluation.least_certain(found.predictions, n)
     most = percent(rows["confidence"].max(), 0)
     return _pictures(rows, f"No class is given more than {most} on the {len(rows)} least certain images")
@@ -504,7 +757,7 @@ def attention(found: Answers, at_most: int = 50) -> Attention:
 
     Returns
     -------
-    Attention : of means over fewer than plots.FEW_FACES images nothing is drawn
+    Attention : of means over fewer than plots.ENOUGH_FACES images nothing is drawn
     """
     faces, k, answer = open_faces(), len(found.classes), found.predicted
     order = np.argsort(found.predictions["image_id"].to_numpy(str))
@@ -542,14 +795,26 @@ def _maps(run: Run, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def finding(params: Params, runs: Sequence[Run]) -> Markdown:
-    """The page in one sentence, with its number, n, split and interval."""
+    """The page in one sentence, with its number, n, split and interval.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    runs : of all seeds, the one in detail first
+
+    Returns
+    -------
+    Markdown
+    """
     run, found = runs[0], answers(params, runs[0])
     m, metric = found.metrics, "validation_accuracy"
     text = f"{run.params.network} (seed {run.params.seed}) {'never left chance level: it ' * (run.state == 'diverged')}"
-    text += f"is right on {_accuracy(m)} of the {m['n']:,} "
+    text += f"is right on {with_interval(m)} of the {m['n']:,} "
     if found.split == "test":
         free, metric = run.metrics["test_leak_free"], "test_official_accuracy"
-        text += f"official test images and on {_accuracy(free)} of the {free['n']:,} that have no copy in Training or "
+        text += (
+            f"official test images and on {with_interval(free)} of the {free['n']:,} that have no copy in Training or "
+        )
         text += "PublicTest"
     else:
         text += "validation images"
@@ -559,11 +824,21 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
         text += f"; over {len(runs)} seeds the mean is {_over_seeds(runs, metric)}"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
-    return _sentence(text)
+    return sentence(text)
 
 
 def ensemble(params: Params, runs: Sequence[Run]) -> Table:
-    """The networks of all seeds answering together, their probabilities averaged, beside the mean of single ones."""
+    """The networks of all seeds answering together, their probabilities averaged, beside the mean of single ones.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    runs : of all seeds, the one in detail first
+
+    Returns
+    -------
+    Table : images, n, mean of the networks, all together
+    """
     found, faces = [answers(params, run) for run in runs], open_faces()
     together, labels = np.mean([a.probabilities for a in found], axis=0), found[0].labels
     parts = {"validation": np.ones(len(labels), bool)}
@@ -574,12 +849,21 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
     rows = []
     for name, part in parts.items():
         m = evaluation.metrics(together[part], labels[part], faces.classes)
-        rows.append((name.replace("_", " "), f"{m['n']:,}", _over_seeds(runs, f"{name}_accuracy"), _accuracy(m)))
+        rows.append((name.replace("_", " "), f"{m['n']:,}", _over_seeds(runs, f"{name}_accuracy"), with_interval(m)))
     return Table.of(rows, ["images", "n", f"mean of {len(runs)} networks [over seeds]", "all together [over images]"])
 
 
 def selection_optimism(runs: Sequence[Run]) -> Table:
-    """What picking the best epoch on the very images that are reported would have added, on validation images."""
+    """What picking the best epoch on the very images that are reported would have added, on validation images.
+
+    Parameters
+    ----------
+    runs : of all seeds, the one in detail first
+
+    Returns
+    -------
+    Table : last epoch, best epoch, gained by the choice; a row a seed
+    """
     rows = []
     for run in runs:
         last = claims.metric_of(run, f"validation_accuracy_at_{len(run.history)}")
@@ -607,20 +891,51 @@ AUDIT = {
 
 
 def class_counts(faces: Faces, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Images of each class (rows) in each part (columns), whose indices `parts` holds."""
+    """Images of each class (rows) in each part (columns), whose indices `parts` holds.
+
+    Parameters
+    ----------
+    faces : all images
+    parts : {name: int (n,), rows of `faces`}
+
+    Returns
+    -------
+    DataFrame : for plots.class_counts
+    """
     k = len(faces.classes)
     counts = {name: np.bincount(faces.labels[rows], minlength=k)[:k] for name, rows in parts.items()}
     return pd.DataFrame(counts, index=list(faces.classes))
 
 
 def mean_faces(faces: Faces, rows: np.ndarray) -> np.ndarray:
-    """The mean image of each class among `rows`: float (k, h, w[, 3]), 0–255; a class without images is black."""
+    """The mean image of each class among `rows`: float (k, h, w[, 3]), 0–255; a class without images is black.
+
+    Parameters
+    ----------
+    faces : all images
+    rows : int (n,), those to average
+
+    Returns
+    -------
+    float (k, h, w) or (k, h, w, 3), 0–255; a class without images is black
+    """
     of = [rows[faces.labels[rows] == code] for code in range(len(faces.classes))]
     return np.stack([faces.images[r].mean(0) if len(r) else np.zeros(faces.images.shape[1:]) for r in of])
 
 
 def augmented(image: np.ndarray, n: int, **transforms: Any) -> np.ndarray:
-    """What training transforms make of one image in n epochs: uint8 (n, h, w[, 3])."""
+    """What training transforms make of one image in n epochs: uint8 (n, h, w[, 3]).
+
+    Parameters
+    ----------
+    image : uint8 (h, w) or (h, w, 3)
+    n : epochs
+    transforms : parameters of the group `transforms`
+
+    Returns
+    -------
+    uint8 (n, h, w) or (n, h, w, 3)
+    """
     import torch
 
     from fer_core import augment, training
@@ -632,20 +947,47 @@ def augmented(image: np.ndarray, n: int, **transforms: Any) -> np.ndarray:
 
 
 def audit_table(audit: Mapping[str, int]) -> Table:
-    """`data.audit` in words."""
+    """`data.audit` in words.
+
+    Parameters
+    ----------
+    audit : of `data.audit`
+
+    Returns
+    -------
+    Table
+    """
     return Table.of(
         [(words, f"{audit[name]:,}") for name, words in AUDIT.items()], ["counted by exact pixels", "found"]
     )
 
 
 def near_table(near: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """`data.near_copies` for plots.near_copy_curve."""
+    """`data.near_copies` for plots.near_copy_curve.
+
+    Parameters
+    ----------
+    near : of `data.near_copies`
+
+    Returns
+    -------
+    DataFrame : threshold, n, mirrored, agreement
+    """
     names = {"threshold": "threshold", "further": "n", "mirrored": "mirrored", "labels_agree": "agreement"}
     return pd.DataFrame({new: near[old] for old, new in names.items()}).astype({"agreement": float})
 
 
 def torn_table(faces: Faces) -> Table:
-    """Copies torn apart between training and validation, by each way of splitting."""
+    """Copies torn apart between training and validation, by each way of splitting.
+
+    Parameters
+    ----------
+    faces : all images
+
+    Returns
+    -------
+    Table : a row a way of splitting
+    """
     rows = []
     for kind in schema.SPECS["split"].choices:
         if kind == "official" and not (faces.usage == data.PUBLIC).any():
@@ -658,9 +1000,19 @@ def torn_table(faces: Faces) -> Table:
 
 
 def data_finding(faces: Faces, audit: Mapping[str, int]) -> Markdown:
-    """The exploration in one sentence."""
+    """The exploration in one sentence.
+
+    Parameters
+    ----------
+    faces : all images
+    audit : of `data.audit`
+
+    Returns
+    -------
+    Markdown
+    """
     n = int((faces.usage == data.PRIVATE).sum())
-    return _sentence(
+    return sentence(
         f"{audit['private_copies']:,} of the {n:,} test images are exact copies of images in Training or PublicTest "
         f"({audit['private_copies_of_training']:,} of Training images), so every test accuracy stands here twice: "
         f"official (n = {n:,}) and leak-free (n = {audit['leak_free']:,})"
@@ -671,7 +1023,16 @@ def data_finding(faces: Faces, audit: Mapping[str, int]) -> Markdown:
 
 
 def analysis(params: Params) -> Claim | Summary:
-    """The claim that `params` state or, where they name no arms, the summary of all claims: the same methods."""
+    """The claim that `params` state or, where they name no arms, the summary of all claims: the same methods.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+
+    Returns
+    -------
+    Claim or Summary
+    """
     return Claim(params) if params.arms else Summary()
 
 
@@ -701,6 +1062,7 @@ class Claim:
         return Table.of(rows, ["arm", "base page", "what differs", "epochs", "seeds"])
 
     def conditions_in_words(self) -> list[str]:
+        """Each condition of the rule as a sentence."""
         return [claims.describe(condition, self.metric) for condition in self.params.rule]
 
     def rule(self) -> Markdown:
@@ -710,7 +1072,7 @@ class Claim:
 
     def train(self) -> None:
         """Load, resume or train every run of every arm; what stays in the cell is the state of each."""
-        log, states, n = _Log(), Counter[str](), sum(map(len, self.wanted.values()))
+        log, states, n = Log(), Counter[str](), sum(map(len, self.wanted.values()))
         lines: list[str] = []
         for name, wanted in self.wanted.items():
             self.runs[name] = []
@@ -758,7 +1120,16 @@ class Claim:
         return claims.evaluate(self.runs, self.metric, self.params.rule, settings().sample)
 
     def effect(self, number: int = 0) -> str:
-        """A condition's effect with its interval over seeds; the first condition is the claim's main one."""
+        """A condition's effect with its interval over seeds; the first condition is the claim's main one.
+
+        Parameters
+        ----------
+        number : which condition of the rule
+
+        Returns
+        -------
+        str
+        """
         found = self.judged.conditions[number]
         return interval([found.effect, found.low, found.high], found.metric, change=found.against is not None)
 
@@ -798,7 +1169,7 @@ class Claim:
         first = self.judged.conditions[0]
         against = f" against {first.against}" if first.against else ""
         text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of {first.arm}{against} is "
-        return _sentence(f"{text}{self.effect()}, n = {first.n} seeds")
+        return sentence(f"{text}{self.effect()}, n = {first.n} seeds")
 
 
 def _history(run: Run) -> pd.DataFrame:
@@ -888,4 +1259,4 @@ class Summary:
 
     def finding(self) -> Markdown:
         """The page in one sentence."""
-        return _sentence(f"Of {len(self._all)} claims {self._counts()}")
+        return sentence(f"Of {len(self._all)} claims {self._counts()}")

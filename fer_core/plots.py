@@ -34,6 +34,7 @@ VERDICT_COLOURS = {SUPPORTED: "#0b6e4f", NOT_SUPPORTED: "#9b1d52", INCONCLUSIVE:
 WIDTH, DPI = 6.0, 110  # inches; 660 pixels
 TITLE_LETTERS = 60  # that fit into WIDTH
 FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
+ENOUGH_FACES = 20  # of which a mean with a heat map over it is drawn: groups of wrong answers may be small and alike
 FEW_EPOCHS = 4  # fewer are marked with dots: a line of one epoch would not be seen
 # DejaVu comes with matplotlib, so that every machine draws the same letters.
 STYLE: Any = {
@@ -62,7 +63,16 @@ def _styled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def palette(classes: Sequence[str]) -> dict[str, str]:
-    """Colour of each class: an emotion keeps its own wherever it stands; other classes take the free ones in order."""
+    """Colour of each class: an emotion keeps its own wherever it stands; other classes take the free ones in order.
+
+    Parameters
+    ----------
+    classes : names
+
+    Returns
+    -------
+    dict : hex colour by class
+    """
     own = dict(zip(EMOTIONS, OKABE_ITO, strict=True))
     free = [colour for name, colour in own.items() if name not in classes] or list(OKABE_ITO)
     rest = [name for name in classes if name not in own]
@@ -70,7 +80,16 @@ def palette(classes: Sequence[str]) -> dict[str, str]:
 
 
 def title(axes: Axes | np.ndarray) -> str:
-    """The finding that a figure states, on one line."""
+    """The finding that a figure states, on one line.
+
+    Parameters
+    ----------
+    axes : of any function here
+
+    Returns
+    -------
+    str
+    """
     return _figure(axes).get_suptitle().replace("\n", " ")
 
 
@@ -100,7 +119,16 @@ def show(
 def picture(
     axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False, stand_in: Mapping[str, Any] | None = None
 ) -> tuple[bytes, dict[str, Any]]:
-    """A figure's PNG and its output's metadata, as `show` puts them into the page; closes it."""
+    """A figure's PNG and its output's metadata, as `show` puts them into the page; closes it.
+
+    Parameters
+    ----------
+    axes, alt, source, faces, stand_in : as for `show`
+
+    Returns
+    -------
+    bytes, dict : PNG, metadata of the output
+    """
     figure, png = _figure(axes), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
     fer: dict[str, Any] = {"faces": bool(faces or stand_in or figure.get_gid() == "faces")}
@@ -198,7 +226,16 @@ def accuracy_curves(
 
 @_styled
 def learning_rate(history: pd.DataFrame) -> Axes:
-    """The learning rate by epoch."""
+    """The learning rate by epoch.
+
+    Parameters
+    ----------
+    history : columns epoch, learning_rate
+
+    Returns
+    -------
+    Axes
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 2.2))
     rates = history["learning_rate"].dropna().astype(float)
     finding = "No epoch was trained to its end"
@@ -216,7 +253,17 @@ def learning_rate(history: pd.DataFrame) -> Axes:
 
 @_styled
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
-    """int (k, k), true by predicted: coloured by share of its row, with share and count in each cell."""
+    """int (k, k), true by predicted: coloured by share of its row, with share and count in each cell.
+
+    Parameters
+    ----------
+    matrix : int (k, k), true by predicted
+    classes : k names
+
+    Returns
+    -------
+    Axes
+    """
     import seaborn
 
     n, k = matrix.sum(axis=1), len(classes)
@@ -246,7 +293,16 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
 
 @_styled
 def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
-    """Precision, recall and F1 of each class: Axes (3,). `metrics` is one split of metrics.json."""
+    """Precision, recall and F1 of each class: Axes (3,). `metrics` is one split of metrics.json.
+
+    Parameters
+    ----------
+    metrics : one split of metrics.json
+
+    Returns
+    -------
+    Axes (3,) : precision, recall, F1
+    """
     table = pd.DataFrame(metrics["classes"]).T[["n", "precision", "recall", "f1"]].astype(float)
     recall = table["recall"].dropna()
     worst = str(recall.idxmin())
@@ -259,7 +315,16 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
 
 @_styled
 def class_recalls(table: pd.DataFrame) -> np.ndarray:
-    """Recall of each class (rows) in each arm (columns): Axes (arms,). The finding compares the last with the first."""
+    """Recall of each class (rows) in each arm (columns): Axes (arms,). The finding compares the last with the first.
+
+    Parameters
+    ----------
+    table : recalls (0–1), a row a class, a column an arm
+
+    Returns
+    -------
+    Axes (arms,)
+    """
     change = (table.iloc[:, -1] - table.iloc[:, 0]).dropna().astype(float)
     finding = "No recall can be compared"
     if len(change):
@@ -308,7 +373,8 @@ def reliability(
         told += [("● as trained", VALIDATION), (f"◇ at temperature {temperature:.2f}{fitted}", TRAIN)]
         parts.append(scaled.assign(temperature=temperature))
     for line, (text, colour) in enumerate(told):
-        axes[0].text(0.98, 0.04 + 0.085 * line, text, ha="right", color=colour)
+        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+        axes[0].text(0.98, 0.04 + 0.085 * line, text, ha="right", color=colour, bbox=behind)
     axes[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     width = table["high"] - table["low"]
     axes[1].bar(table["low"], table["n"], width, align="edge", color=VALIDATION, edgecolor="white")
@@ -325,7 +391,16 @@ def reliability(
 
 @_styled
 def test_intervals(metrics: Mapping[str, Any]) -> Axes:
-    """Accuracy of each scored split of metrics.json with its Wilson 95 % interval."""
+    """Accuracy of each scored split of metrics.json with its Wilson 95 % interval.
+
+    Parameters
+    ----------
+    metrics : metrics.json, of which the scored splits are drawn
+
+    Returns
+    -------
+    Axes
+    """
     names = {"validation": "validation", "test_official": "test, official", "test_leak_free": "test, leak-free"}
     scored = {split: metrics[split] for split in names if metrics.get(split)}
     rows = [
@@ -346,7 +421,18 @@ def test_intervals(metrics: Mapping[str, Any]) -> Axes:
 
 @_styled
 def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> Axes:
-    """Accuracies, a row each: columns name, value, low, high (NaN: unknown), and ours (optional; others are hollow)."""
+    """Accuracies, a row each: columns name, value, low, high (NaN: unknown), and ours (optional; others are hollow).
+
+    Parameters
+    ----------
+    table : name, value, low, high (fractions), and perhaps ours
+    finding : the title
+    xlabel : what the axis shows
+
+    Returns
+    -------
+    Axes
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(table)))
     _title(figure, finding)
     for y, row in enumerate(table.to_dict("records")):
@@ -367,7 +453,16 @@ def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> A
 
 @_styled
 def class_counts(counts: pd.DataFrame) -> np.ndarray:
-    """Images of each class (rows) in each split (columns): Axes (splits,). The finding is about the first column."""
+    """Images of each class (rows) in each split (columns): Axes (splits,). The finding is about the first column.
+
+    Parameters
+    ----------
+    counts : images, a row a class, a column a split
+
+    Returns
+    -------
+    Axes (splits,)
+    """
     first = counts.iloc[:, 0]
     most, least, split = str(first.idxmax()), str(first.idxmin()), counts.columns[0]
     finding = f"{_capital(least)} has no {split} image, {most} has {first.max():,}"
@@ -381,7 +476,18 @@ def class_counts(counts: pd.DataFrame) -> np.ndarray:
 
 @_styled
 def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int]) -> np.ndarray:
-    """Mean face of each class, (k, h, w) in 0–255, with the number of images behind it: Axes (k,)."""
+    """Mean face of each class, (k, h, w) in 0–255, with the number of images behind it: Axes (k,).
+
+    Parameters
+    ----------
+    means : float (k, h, w) or (k, h, w, 3), 0–255
+    classes : k names
+    counts : how many images each mean is over
+
+    Returns
+    -------
+    Axes (k,)
+    """
     spread = [float(np.std(mean)) for mean in means]
     most, least = classes[int(np.argmax(spread))], classes[int(np.argmin(spread))]
     titles = [f"{name}\n{n:,}" for name, n in zip(classes, counts, strict=True)]
@@ -395,7 +501,18 @@ def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int])
 
 @_styled
 def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) -> np.ndarray:
-    """Images' mean grey (n,) and standard deviation (n,), 0–255: Axes (2,). `flat` of them have next to no contrast."""
+    """Images' mean grey (n,) and standard deviation (n,), 0–255: Axes (2,). `flat` of them have next to no contrast.
+
+    Parameters
+    ----------
+    brightness : (n,), each image's mean grey, 0–255
+    contrast : (n,), its standard deviation
+    flat : how many images have next to no contrast
+
+    Returns
+    -------
+    Axes (2,)
+    """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
     low, high = np.percentile(brightness, [5, 95])
     finding = f"Nine in ten images have a mean grey of {low:.0f} to {high:.0f}; {flat} "
@@ -417,7 +534,16 @@ def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) ->
 
 @_styled
 def near_copy_curve(table: pd.DataFrame) -> Axes:
-    """Test images with a near copy, by similarity: columns threshold, n, and where known mirrored, agreement (0–1)."""
+    """Test images with a near copy, by similarity: columns threshold, n, and where known mirrored, agreement (0–1).
+
+    Parameters
+    ----------
+    table : threshold (cosine), n (test images), mirrored, agreement (0–1; NaN: no pair)
+
+    Returns
+    -------
+    Axes
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
     table = table.sort_values("threshold").reset_index(drop=True)
     row = table.iloc[int(np.argmin(np.abs(table["threshold"] - 0.98)))].astype(float)
@@ -447,7 +573,13 @@ def images_grid(
     ----------
     images : uint8 (n, h, w) grey or (n, h, w, 3), 0–255
     titles : n strings; with eight columns at most ten letters a line
+    columns : faces a row
+    finding : the title
     heat : float (n, h, w) in 0–1, laid over the images (Grad-CAM)
+
+    Returns
+    -------
+    Axes (n,)
     """
     axes = _grid(images, titles, columns, finding)
     for ax, warmth in zip(axes, () if heat is None else heat, strict=heat is not None):
@@ -464,13 +596,14 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
     ----------
     means : float (2, k, h, w) or (2, k, h, w, 3), 0–255: the mean face of the images so answered, right and wrong
     heat : float (2, k, h, w) in 0–1: their mean Grad-CAM map
-    counts : int (2, k): how many images each mean is over; one over fewer than FEW_FACES is not drawn
+    counts : int (2, k): how many images each mean is over; one over fewer than ENOUGH_FACES is not drawn
+    classes : k names
 
     Returns
     -------
     Axes (2, k)
     """
-    drawn = counts >= FEW_FACES
+    drawn = counts >= ENOUGH_FACES
     likeness = {
         name: float(np.corrcoef(heat[0, i].ravel(), heat[1, i].ravel())[0, 1])
         for i, name in enumerate(classes)
@@ -508,7 +641,18 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
 
 @_styled
 def augmentation_grid(image: np.ndarray, variants: np.ndarray, columns: int = 8) -> np.ndarray:
-    """One face uint8 (h, w), framed, and what the training transforms make of it, (n, h, w): Axes (n + 1,)."""
+    """One face uint8 (h, w), framed, and what the training transforms make of it, (n, h, w): Axes (n + 1,).
+
+    Parameters
+    ----------
+    image : uint8 (h, w)
+    variants : uint8 (n, h, w)
+    columns : faces a row
+
+    Returns
+    -------
+    Axes (n + 1,)
+    """
     change = np.abs(variants.astype(float) - image.astype(float)).mean()
     finding = f"One face in {len(variants)} epochs: its pixels change by {change:.0f} of 255 on average"
     titles = ["original", *(str(epoch) for epoch in range(1, len(variants) + 1))]
@@ -528,6 +672,16 @@ def arm_curves(
     """A column of history by epoch: an arm's seeds thin, their mean (over those that got there) thick; ≤ 18 arms.
 
     With `band` the seeds are a band from the lowest to the highest.
+
+    Parameters
+    ----------
+    arms : {name: histories of its seeds}
+    column : of history.csv, or gap
+    band : whether the range over seeds is drawn as a band
+
+    Returns
+    -------
+    Axes
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
     name = column.replace("_", " ")
@@ -569,7 +723,17 @@ def arm_curves(
 
 @_styled
 def arm_values(table: pd.DataFrame, metric: str) -> Axes:
-    """Each run a dot, each arm its mean and 95 % interval: a `claims.arm_table`."""
+    """Each run a dot, each arm its mean and 95 % interval: a `claims.arm_table`.
+
+    Parameters
+    ----------
+    table : arm, seed, value
+    metric : what the values are
+
+    Returns
+    -------
+    Axes
+    """
     groups = {str(arm): rows["value"].to_numpy(dtype=float) for arm, rows in table.groupby("arm", sort=False)}
     means = {arm: arm_interval(values, metric).value for arm, values in groups.items()}
     known = {arm: mean for arm, mean in means.items() if mean is not None}
@@ -585,7 +749,17 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
 
 @_styled
 def seed_values(table: pd.DataFrame, metric: str = "validation_accuracy") -> Axes:
-    """One page's runs, columns seed and value: each seed (the first is the one shown in detail) and their mean."""
+    """One page's runs, columns seed and value: each seed (the first is the one shown in detail) and their mean.
+
+    Parameters
+    ----------
+    table : seed, value
+    metric : what the values are
+
+    Returns
+    -------
+    Axes
+    """
     values = table["value"].to_numpy(dtype=float)
     mean, _, _, n = arm_interval(values, metric)
     finding = f"{_capital(words(metric))} is {_value(values[0], metric)} with seed {table['seed'].iloc[0]}"
@@ -601,6 +775,14 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     """All claims: columns claim, effect, low, high, verdict (claims.csv). Each row has its own scale, around zero.
 
     Effects of one claim are shares of runs, of another points of accuracy: one scale would flatten most of them.
+
+    Parameters
+    ----------
+    table : claim, effect, low, high, verdict
+
+    Returns
+    -------
+    Axes
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.5 * len(table)))
     counts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in table["verdict"].value_counts().items()]
@@ -633,7 +815,18 @@ def claim_effects(table: pd.DataFrame) -> Axes:
 
 @_styled
 def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequence[str], names: tuple[str, str]) -> Axes:
-    """Second minus first confusion matrix, int (k, k) of the same images: each cell in points of its row, in images."""
+    """Second minus first confusion matrix, int (k, k) of the same images: each cell in points of its row, in images.
+
+    Parameters
+    ----------
+    first, second : int (k, k), true by predicted, of the same images
+    classes : k names
+    names : of the two
+
+    Returns
+    -------
+    Axes
+    """
     import seaborn
 
     n, k = np.maximum(first.sum(axis=1), second.sum(axis=1)), len(classes)
@@ -664,7 +857,16 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
 
 @_styled
 def recall_intervals(table: pd.DataFrame) -> Axes:
-    """Recall by class and arm with intervals: columns class, arm, value, low, high, n."""
+    """Recall by class and arm with intervals: columns class, arm, value, low, high, n.
+
+    Parameters
+    ----------
+    table : class, arm, value, low, high, n
+
+    Returns
+    -------
+    Axes
+    """
     classes, arms = list(dict.fromkeys(table["class"])), list(dict.fromkeys(table["arm"]))
     wide = table.pivot(index="class", columns="arm", values="value").loc[classes, arms].astype(float)
     spans = (wide.max(axis=1) - wide.min(axis=1)).dropna()

@@ -137,6 +137,9 @@ class Params:
     rule: list[Any] = _is([], "claim", list, "conditions {arm, against, direction, threshold}: all must hold")
     split_by_seed: bool = _is(False, "claim", bool, "whether each seed draws its own training and validation images")
     needs_fer2013: bool = _is(True, "claim", bool, "whether the claim is about FER2013 itself")
+    # -- the worth of each ingredient
+    ablation: dict[str, Any] = _is({}, "ablation", dict, "ingredient: {what the recipe is without it}; a run each")
+    ablation_epochs: int = _is(20, "ablation", int, "epochs of each of these runs, and of the whole recipe's beside them", low=1, high=10_000)
     # -- the exploration
     examples: int = _is(8, "exploration", int, "images shown", low=1, high=64)
     example_seed: int = _is(0, "exploration", int, "which ones", low=0)
@@ -149,6 +152,7 @@ class Params:
 
 SPECS: dict[str, Spec] = {f.name: f.metadata["spec"] for f in dataclasses.fields(Params)}
 DEFAULTS = Params()
+WHOLE = "the whole recipe"  # the arm that an ablation compares with
 RUN_GROUPS = ("data", "network", "training", "transforms")
 
 
@@ -443,10 +447,30 @@ def arm_params(
     return [dataclasses.replace(params, seed=seed) for seed in seeds]
 
 
+def ablation_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | None = None) -> dict[str, list[Params]]:
+    """The runs that tell each ingredient's worth: the whole recipe, and it without each, all short and of one seed."""
+    if not params.ablation:
+        return {}
+    arms = {}
+    for name, changes in {
+        WHOLE: {},
+        **{f"without {name}": changes for name, changes in params.ablation.items()},
+    }.items():
+        own = [parameter for parameter, spec in SPECS.items() if spec.group in RUN_GROUPS]
+        changed = dataclasses.replace(params, **check(changes, f"ablation, {name}", own))
+        changed = dataclasses.replace(changed, seed=params.seeds[0], epochs=min(params.epochs, params.ablation_epochs))
+        changed = dataclasses.replace(_lower(changed) if sample else changed, **(set_values or {}))
+        arms[name] = [dataclasses.replace(changed, ablation={})]
+    return arms
+
+
 def page_runs(
     page: Page, params: Params, sample: bool, set_values: Mapping[str, Any] | None = None
 ) -> dict[str, list[Params]]:
-    """The runs a page needs, by arm; a training page's single arm is its own name, an exploration has none."""
+    """The runs a page needs, by arm.
+
+    A training page's own arm, the first, is named after it; those of an ablation follow. An exploration has none.
+    """
     if params.arms:
         arms = {name: arm_params(arm, params.seeds, sample, set_values) for name, arm in params.arms.items()}
         if params.split_by_seed:
@@ -454,7 +478,8 @@ def page_runs(
         return arms
     if "learning_rate" not in notebook_parameters(page.notebook):
         return {}
-    return {page.name: [dataclasses.replace(params, seed=seed) for seed in params.seeds]}
+    own = {page.name: [dataclasses.replace(params, seed=seed) for seed in params.seeds]}
+    return own | ablation_runs(params, sample, set_values)
 
 
 def applies(params: Params, classes: Iterable[str]) -> bool:

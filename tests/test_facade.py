@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
-from fer_core import artifacts, claims, notebook, schema
+from fer_core import artifacts, beyond, claims, evaluation, notebook, schema
 from fer_core.artifacts import Settings
 from fer_core.data import Faces
 from fer_core.schema import FerError, ParameterError, Params
@@ -47,6 +51,7 @@ def _small_data(monkeypatch: pytest.MonkeyPatch, place: Settings, faces: Faces) 
     """The facade on the small data set in memory, as real data: no sample ceilings."""
     real = dataclasses.replace(place, data=place.out, name="small")
     monkeypatch.setattr(notebook, "settings", lambda: real)
+    monkeypatch.setattr(beyond, "settings", lambda: real)
     monkeypatch.setattr(notebook, "open_faces", lambda: faces)
 
 
@@ -105,7 +110,7 @@ def test_the_log_is_the_same_whether_the_run_was_trained_or_loaded(shown: Shown)
 def test_the_log_of_a_resumed_run_is_that_of_one_never_stopped(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = notebook.train_or_load(SMALL)
     untouched = shown.last
-    log = notebook._Log()
+    log = notebook.Log()
     log.epoch({"resuming": 2, "epochs": 2}, "")
     assert "epoch 2 (resuming) of 2" in shown.last
     log.epoch({"epochs": 2, **whole.history.to_dict("records")[1]}, "")
@@ -177,7 +182,7 @@ def test_ensemble_stands_beside_its_members(shown: Shown) -> None:
     table = notebook.ensemble(params, runs)
     assert list(table.index) == ["test official", "test leak free"]
     same = notebook.ensemble(params, [runs[0], runs[0]])
-    alone = notebook._accuracy(runs[0].metrics["test_official"])
+    alone = notebook.with_interval(runs[0].metrics["test_official"])
     assert same.iloc[0, -1] == alone
 
 
@@ -272,3 +277,107 @@ def test_summary_names_every_claim_and_trains_none(
     assert list(page.table.columns) == list(artifacts.CLAIM_COLUMNS)
     assert f"{len(pages)} are not yet run" in page.finding().data
     assert not (place.store / "runs").exists()
+
+
+# -- calibration, where it looks, and what stands in for faces
+
+
+def test_temperature_is_fitted_on_images_that_are_not_shown(shown: Shown) -> None:
+    allowed = dataclasses.replace(SMALL, score_test=True)
+    run = notebook.score_test(allowed, [notebook.train_or_load(allowed)])[0]
+    n = run.metrics["validation"]["n"]
+    whole = notebook.answers(allowed, run).calibration
+    assert (whole.images, whole.n) == ("the validation images", run.metrics["test_official"]["n"])
+    half = notebook.answers(SMALL, run).calibration
+    assert half.images == "the other half" and 0 < half.n < n
+    assert half.table["n"].sum() == half.scaled["n"].sum() == half.n
+
+
+def test_scaling_by_the_fitted_temperature_lowers_the_loss_where_it_was_fitted(shown: Shown) -> None:
+    found = notebook.answers(SMALL, notebook.train_or_load(SMALL))
+    fitted = notebook._odd(found.predictions["image_id"])
+    p, labels = found.probabilities[fitted], found.labels[fitted]
+    scaled = evaluation.with_temperature(p, found.calibration.temperature)
+    before, after = (evaluation.cross_entropy(q, labels) for q in (p, scaled))
+    assert after is not None and before is not None and after <= before
+
+
+def test_copies_of_an_image_are_in_the_same_half() -> None:
+    ids = pd.Series(["00000000000a", "00000000000b", "00000000000b-2", "00000000000b-13", "00000000000a-2"])
+    assert notebook._odd(ids).tolist() == [False, True, True, True, False]
+
+
+def test_attention_is_the_mean_over_right_and_over_wrong_answers(shown: Shown, faces: Faces) -> None:
+    found = notebook.answers(SMALL, notebook.train_or_load(SMALL))
+    looks = notebook.attention(found, at_most=3)
+    k = len(faces.classes)
+    assert looks.means.shape == looks.heat.shape == (2, k, 16, 16) and looks.counts.max() <= 3
+    for row, right in enumerate((True, False)):
+        for code in range(k):
+            of = (found.predicted == code) & ((found.predicted == found.labels) == right)
+            ids = sorted(found.predictions["image_id"][of])[:3]
+            images = faces.images[[list(faces.ids).index(name) for name in ids]]
+            assert looks.counts[row, code] == len(ids)
+            assert np.allclose(looks.means[row, code], images.mean(0) if len(ids) else 0, atol=1e-3)
+
+
+def test_what_stands_in_for_faces_holds_ids_labels_and_means_only(shown: Shown, faces: Faces) -> None:
+    mistakes = notebook.confident_mistakes(notebook.answers(SMALL, notebook.train_or_load(SMALL)), 4)
+    told = mistakes.stand_in
+    assert told["columns"] == ["image_id", "true", "predicted", "confidence"] and told["size"] == [16, 16]
+    assert [row[0] for row in told["rows"]] == list(mistakes.table.index)
+    assert set(told) == {"columns", "rows", "size", "means"}
+    name, mean = next(iter(told["means"].items()))
+    rows = (faces.labels == faces.classes.index(name)) & (faces.usage == 0)
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(mean["image/png"]))).convert("L"), float)
+    assert np.abs(drawn - faces.images[rows].mean(0)).mean() < 8  # 32 greys
+
+
+def test_a_class_of_few_faces_has_no_mean(monkeypatch: pytest.MonkeyPatch, faces: Faces) -> None:
+    few = dataclasses.replace(faces, labels=np.where(np.arange(faces.n) < 5, 0, 1).astype(np.uint8))
+    monkeypatch.setattr(notebook, "open_faces", lambda: few)
+    assert list(notebook.stand_in(notebook.named(np.array([0, 40])))["means"]) == ["class1"]
+
+
+def test_sanity_checks_are_a_table_and_a_sentence(shown: Shown) -> None:
+    checks = notebook.sanity_checks(SMALL)
+    assert list(checks.columns) == ["expected", "found", "ok"] and "numbers" in checks.index
+    bad = checks.assign(ok=["no", *checks["ok"][1:]])
+    assert notebook.checks_line(bad).endswith(f"these do not hold: {checks.index[0]}.")
+
+
+# -- beyond
+
+
+def test_ablation_compares_with_the_whole_recipe_on_the_same_images(shown: Shown) -> None:
+    params = dataclasses.replace(SMALL, ablation={"weights' decay": {"weight_decay": 0.3}}, ablation_epochs=1)
+    found = beyond.Ablation(params)
+    assert [len(run.history) for run in found.runs.values()] == [1, 1]
+    assert list(found.worth["name"]) == [schema.WHOLE, "without weights' decay"]
+    whole, without = found.worth["value"]
+    assert found.worth["worth"].iloc[1] == pytest.approx(whole - without)
+    assert found.table().shape == (2, 3) and "ingredients add more than chance" in found.finding()
+    assert "2 short runs" in shown.last
+
+
+def test_the_field_has_intervals_and_ours_among_it(shown: Shown) -> None:
+    field = beyond.the_field(SMALL, notebook.train_or_load(SMALL))
+    tang = field[field["name"].str.startswith("Tang")].iloc[0]
+    assert tang["value"] == 0.7116 and tang["high"] - tang["low"] == pytest.approx(0.0296, abs=2e-4)
+    assert field["ours"].sum() == 1 and field["value"].dropna().is_monotonic_increasing
+    assert "of 10 steps between stated accuracies are smaller than ± 1.4 points" in beyond.field_finding(field)
+    assert len(beyond.field_table(field)) == len(field)
+
+
+def test_leaked_copies_are_measured_only_where_the_test_may_be_looked_at(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = dataclasses.replace(SMALL, score_test=True)
+    run = notebook.score_test(allowed, [notebook.train_or_load(allowed)])[0]
+    assert "was not measured" in beyond.copies_flatter(SMALL, run).data
+    assert "No test image here has a copy" in beyond.copies_flatter(allowed, run).data
+    copied = {"test_official": {**run.metrics["test_official"], "n": 12, "accuracy": 0.75},
+              "test_leak_free": {**run.metrics["test_leak_free"], "n": 8, "accuracy": 0.625}}  # fmt: skip
+    run.metrics.update(copied)
+    told = beyond.copies_flatter(allowed, run).data.replace("\u00a0", " ")
+    assert told.startswith("On the 4 test images") and "right on 100.0 %" in told and "by +12.5 points" in told

@@ -1,6 +1,7 @@
 """The committed notebooks and the pages' YAMLs keep the house's rules; nothing is executed here."""
 
 import ast
+import dataclasses
 import json
 import re
 
@@ -111,10 +112,50 @@ def test_a_training_notebook_shows_everything_that_a_page_owes(notebook):
     source = "\n".join(cell.source for cell in code_cells(notebook))
     for call in ("parameter_table", "sanity_checks", "network_table", "train_or_load", "train_seeds", "gap_sentence"):
         assert f"notebook.{call}(" in source
-    for call in ("score_test", "test_table", "confident_mistakes", "least_certain", "grad_cam", "finding"):
+    for call in ("score_test", "test_table", "confident_mistakes", "least_certain", "attention", "finding"):
         assert f"notebook.{call}(" in source
     for figure in ("loss_curves", "accuracy_curves", "test_intervals", "confusion_matrix", "class_bars", "reliability"):
         assert f"plots.{figure}(" in source
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_single_faces_are_shown_only_with_what_stands_in_for_them(notebook):
+    for cell in code_cells(notebook):
+        if "_grid(" in cell.source:
+            assert "stand_in=" in cell.source, cell.source
+
+
+def test_no_cell_gives_a_parameter_another_meaning():
+    """A cell run again in Jupyter reads its parameters anew."""
+    for notebook in NOTEBOOKS:
+        for cell in code_cells(notebook):
+            if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+                names = {
+                    n.id
+                    for n in ast.walk(ast.parse(cell.source))
+                    if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+                }
+                assert not names & set(schema.notebook_parameters(notebook)), cell.source
+
+
+def test_an_ablation_leaves_out_one_ingredient_of_the_recipe_at_a_time():
+    page = schema.load_page("07_beyond/default")
+    params = schema.resolve_page(page, False)
+    arms = {name: run for name, (run,) in schema.ablation_runs(params, False).items()}
+    assert len(arms) == len(params.ablation) + 1 >= 8
+    assert arms[schema.WHOLE] == dataclasses.replace(params, epochs=params.ablation_epochs, ablation={})
+    values = {name: schema.run_values(run) for name, run in arms.items()}
+    whole = values.pop(schema.WHOLE)
+    for name, own in values.items():
+        changed = {k for k in {*own, *whole} if own.get(k) != whole.get(k)}
+        assert changed and changed <= set(params.ablation[name.removeprefix("without ")]), name
+    assert len({json.dumps(own, sort_keys=True) for own in values.values()}) == len(values)
+
+
+def test_an_ablation_of_an_unknown_parameter_is_refused():
+    params = schema.Params(ablation={"it": {"label_smoothin": 0.0}})
+    with pytest.raises(schema.ParameterError, match=r"ablation, without it: unknown parameter label_smoothin"):
+        schema.ablation_runs(params, False)
 
 
 def test_a_notebook_does_not_look_at_the_test_by_default():

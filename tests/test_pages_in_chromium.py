@@ -6,17 +6,22 @@ from npm where FER_AXE says.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
-from fer_core import report
+from fer_core import data, report
 from fer_core.artifacts import Settings
+from tests.conftest import make_faces
 from tests.test_report import CLAIM, ENTRIES, ROWS, cells, picture, with_output
 
 CHROMIUM = Path(os.environ.get("FER_CHROMIUM", "/usr/bin/chromium"))
@@ -170,3 +175,119 @@ def test_axe_finds_nothing(show: Callable[..., Any], name: str, scheme: str, vie
         "axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' | ')))"
     )
     assert found == []
+
+
+# -- withheld faces, drawn from the reader's own file
+
+REAL = os.environ.get("FER_TEST_DATA")
+NUMBERS = [str(grey) for grey in range(256)]
+
+
+def written(path: Path, faces: data.Faces, layout: str) -> Path:
+    """The images as `fer2013.csv` or, with other columns in another order, as `icml_face_data.csv`."""
+    with path.open("w", encoding="ascii", newline="\n") as file:
+        file.write("emotion,pixels,Usage\n" if layout == "fer2013" else "emotion, Usage, pixels\n")
+        for image, label, usage in zip(faces.images, faces.labels, faces.usage, strict=True):
+            pixels = " ".join([NUMBERS[grey] for grey in image.ravel().tolist()])
+            parts = (pixels, data.USAGES[usage]) if layout == "fer2013" else (data.USAGES[usage], pixels)
+            file.write(f"{label},{','.join(parts)}\n")
+    return path
+
+
+def withheld_page(faces: data.Faces, rows: Iterable[int], path: Path) -> str:
+    """The address of a page on which these faces are withheld."""
+    named = [[str(faces.ids[row]), faces.classes[faces.labels[row]]] for row in rows]
+    told = {"columns": ["image_id", "true"], "rows": named, "size": list(faces.image_size), "means": {}}
+    fer = {"faces": True, "stand_in": told | {"line": "Faces"}}
+    notebook = report.clean(nbformat.v4.new_notebook(cells=[with_output({"image/png": picture()}, {"fer": fer})]))
+    path.write_text(report.render(report.withhold_faces(notebook), report.PageContext("n/p", "T", "d")), "utf-8")
+    return path.as_uri()
+
+
+DRAWN = """() => [...document.querySelectorAll("[data-face] canvas")].map(canvas => [
+  canvas.parentElement.dataset.face,
+  [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 === 0),
+])"""
+
+
+WATCH = """() => {
+  let last = performance.now();
+  globalThis.longest = 0;
+  setInterval(() => { longest = Math.max(longest, performance.now() - last); last = performance.now(); }, 20);
+}"""
+
+
+def load(opened: Any, file: Path, patience: float) -> tuple[str, dict[str, list[int]], float]:
+    """What the page says after it read the file, the faces it drew, and for how long it did not answer (seconds)."""
+    opened.evaluate(WATCH)
+    opened.set_input_files("#own-file", file)
+    opened.locator(".load output", has_text=re.compile("images found|No line|could not")).wait_for(
+        timeout=patience * 1000
+    )
+    return opened.locator(".load output").inner_text(), dict(opened.evaluate(DRAWN)), opened.evaluate("longest") / 1000
+
+
+@pytest.fixture
+def open_withheld(browser: Any) -> Iterator[Callable[[str], Any]]:
+    asked: list[str] = []
+    complaints: list[str] = []
+
+    def opened(address: str) -> Any:
+        page = browser.new_context(viewport=PHONE).new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        return page
+
+    yield opened
+    assert len(asked) == 1 and complaints == []  # the page itself, and nothing while it read the reader's file
+
+
+@pytest.mark.parametrize("layout", ["fer2013", "icml"])
+def test_readers_own_faces_are_drawn_into_their_places(
+    open_withheld: Callable[[str], Any], tmp_path: Path, layout: str
+) -> None:
+    faces = small(hashed=True)
+    page = open_withheld(withheld_page(faces, range(5), tmp_path / "page.html"))
+    said, drawn, _ = load(page, written(tmp_path / "mine.csv", faces, layout), 30)
+    assert said == "5 of 5 images found in mine.csv."
+    assert drawn == {str(faces.ids[i]): faces.images[i].ravel().tolist() for i in range(5)}
+
+
+def test_a_file_without_the_images_is_said_to_be_another(open_withheld: Callable[[str], Any], tmp_path: Path) -> None:
+    faces = small(hashed=True)
+    page = open_withheld(withheld_page(faces, range(3), tmp_path / "page.html"))
+    said, drawn, _ = load(page, written(tmp_path / "other.csv", small(seed=9), "fer2013"), 30)
+    assert said.startswith("0 of 3 images found in other.csv.") and not drawn
+    (tmp_path / "notes.csv").write_text("some,words\n1,2\n")
+    assert load(page, tmp_path / "notes.csv", 30)[0].startswith("No line of notes.csv holds the 256 pixels")
+
+
+def test_without_scripts_nobody_is_asked_for_a_file(browser: Any, tmp_path: Path) -> None:
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(withheld_page(small(hashed=True), range(2), tmp_path / "page.html"))
+    assert page.locator("#own-data").is_visible() and not page.locator("#own-file").is_visible()
+
+
+def small(seed: int = 0, hashed: bool = False) -> data.Faces:
+    """Faces whose ids are what `data` makes of their pixels."""
+    faces = make_faces(40, seed=seed)
+    digests = np.array([hashlib.sha256(image.tobytes()).hexdigest()[:12] for image in faces.images])
+    return dataclasses.replace(faces, ids=digests) if hashed else faces
+
+
+@pytest.mark.skipif(not REAL, reason="FER_TEST_DATA does not name a FER2013")
+def test_real_images_of_a_300_mb_file_are_found_while_the_page_stays_alive(
+    open_withheld: Callable[[str], Any], tmp_path: Path
+) -> None:
+    faces = data.open_faces(Path(str(REAL)), tmp_path / "store")
+    file = written(tmp_path / "fer2013.csv", faces, "fer2013")
+    assert file.stat().st_size > 280e6
+    rows = [*range(0, faces.n, 3000), faces.n - 1]  # the last one too: the whole file is read
+    page = open_withheld(withheld_page(faces, rows, tmp_path / "page.html"))
+    said, drawn, longest = load(page, file, 300)
+    assert said == f"{len(rows)} of {len(rows)} images found in fer2013.csv."
+    assert drawn == {str(faces.ids[row]): faces.images[row].ravel().tolist() for row in rows}
+    assert longest < 3  # seconds; on an idle machine far below one

@@ -92,7 +92,10 @@ def test_shown_figure_carries_alt_text_and_source_and_is_closed(shown):
     (data, metadata) = shown[0]
     assert metadata == {
         "image/png": {"alt": "The rate stays.", "source": "history.csv: learning_rate"},
-        "fer": {"faces": False},
+        "fer": {
+            "faces": False,
+            "data": {"name": "learning_rate", "csv": "epoch,learning_rate\n1,0.01\n2,0.01\n3,0.01\n"},
+        },
     }
     assert data["text/plain"] == "The rate stays."
     assert plt.get_fignums() == []
@@ -150,11 +153,66 @@ def test_lines_are_labelled_directly():
     assert upper.get_legend() is None
 
 
-def test_further_seeds_are_thin_lines():
+def test_band_spans_all_seeds_and_a_dotted_line_is_their_mean():
     alone, _ = plots.loss_curves(history())
-    beside, _ = plots.loss_curves(history(), others=[history(), history()])
-    assert len(beside.lines) == len(alone.lines) + 4
-    assert sum(line.get_linewidth() < 1 for line in beside.lines) == 4
+    upper, lower = plots.loss_curves(history(), others=[history((1.5, 1.2, 1.3)), history((2.1, 1.9), (0.3, 0.4))])
+    assert not alone.collections and "3 seeds" in lower.get_xlabel()
+    _, band = upper.collections  # training, validation
+    corners = band.get_paths()[0].vertices
+    assert [(low, high) for x in (1, 2, 3) for low, high in [_ends(corners, x)]] == [(1.5, 2.1), (1.2, 1.9), (1.3, 1.6)]
+    mean = [line for line in upper.lines if line.get_linestyle() == ":"][1]
+    assert mean.get_ydata() == pytest.approx([1.8, 1.5, 1.45])
+
+
+def _ends(corners, x):
+    at = [y for found, y in corners if found == x]
+    return min(at), max(at)
+
+
+def test_kept_epoch_says_by_which_rule():
+    assert "epoch 2 kept (best on validation)" in texts(
+        plots.loss_curves(history(), 2, (), "best_validation_accuracy")[0]
+    )
+    assert "epoch 3 kept (the last)" in texts(plots.accuracy_curves(history(), 3, (), "last"))
+
+
+def test_reliability_shows_what_a_temperature_mends():
+    sure = np.tile([0.99, 0.01], (200, 1))
+    labels = np.repeat([0, 1], [140, 60])
+    temperature = evaluation.fit_temperature(sure, labels)
+    after = evaluation.calibration(evaluation.with_temperature(sure, temperature), labels)
+    axes = plots.reliability(evaluation.calibration(sure, labels), after, temperature, "validation images")
+    expected = f"Overconfident by 29.0 points on average (ECE 29.0 %; 0.0 % at temperature {temperature:.2f})"
+    assert plots.title(axes).replace("\u00a0", " ") == expected
+    assert f"◇ at temperature {temperature:.2f}, fitted on validation images" in texts(axes[0])
+
+
+def test_attention_draws_no_mean_of_too_few_faces(shown):
+    means, heat = np.full((2, 2, 8, 8), 99.0), np.random.default_rng(0).random((2, 2, 8, 8))
+    axes = plots.attention(means, heat, np.array([[50, 22], [21, plots.ENOUGH_FACES - 1]]), ["happy", "sad"])
+    assert [len(ax.images) for ax in axes.flat] == [2, 2, 2, 0]
+    assert texts(axes[1, 1]) == ["too few"]
+    assert plots.title(axes).startswith("Right and wrong answers draw on the same places most for happy (r = ")
+    plots.show(axes, "", "")
+    assert shown[0][1]["fer"]["faces"] is False
+
+
+def test_figure_hands_on_just_what_it_plots(shown):
+    plots.show(plots.confusion_matrix(np.array([[6, 2], [1, 3]]), ["happy", "sad"]), "", "")
+    plots.show(plots.loss_curves(history(), 2, [history((9.0, 8.0, 7.0))]), "", "")
+    matrix, curves = (metadata["fer"]["data"] for _, metadata in shown)
+    assert matrix == {"name": "confusion_matrix", "csv": "true,predicted happy,predicted sad\nhappy,6,2\nsad,1,3\n"}
+    table = pd.read_csv(io.StringIO(curves["csv"]))
+    assert list(table.columns) == ["run", "epoch", "learning_rate", "train_loss", "validation_loss"]
+    assert table["validation_loss"].tolist() == [1.8, 1.4, 1.6, 9.0, 8.0, 7.0]
+
+
+def test_what_stands_in_for_faces_travels_with_their_figure(shown):
+    rows = {"columns": ["image_id", "true"], "rows": [["ab", "fear"], ["cd", "sad"]], "means": {}, "size": [48, 48]}
+    plots.show(plots.images_grid(faces(2), ["fear", "sad"], finding="Two"), "", "", stand_in=rows)
+    fer = shown[0][1]["fer"]
+    assert fer["faces"] is True and fer["stand_in"] == {**rows, "line": "Two"}
+    assert fer["data"] == {"name": "faces", "csv": "image_id,true\nab,fear\ncd,sad\n"}
 
 
 def test_loss_that_went_astray_does_not_flatten_the_others():

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -280,7 +280,8 @@ def test_text_from_data_is_escaped_wherever_it_comes_from() -> None:
 
 
 def test_page_asks_no_host_for_anything(page: str) -> None:
-    assert not re.search(r"(src|href)=\"(https?:)?//|url\(|@import|<link", page)
+    # A link to Colab, where the repository's address is known, is followed by the reader alone.
+    assert not re.search(r"src=\"(https?:)?//|url\((?!data:)|@import|<link", page)
     assert "default-src 'none'" in page
 
 
@@ -289,6 +290,144 @@ def test_figure_has_alt_text_its_size_and_a_linked_source() -> None:
     page = rendered(with_output({"image/png": picture()}, told), files=("history.csv",))
     assert re.search(r'<img [^>]*alt="What it shows" width="60" height="40"', page)
     assert '<a href="p/history.csv">history.csv</a>: epoch' in page
+
+
+def test_each_figure_links_its_plotted_data_and_the_cell_that_drew_it() -> None:
+    fer = {"faces": False, "data": {"name": "loss_curves", "csv": "epoch\n1\n"}}
+    told = {"image/png": {"alt": "A", "source": "history.csv"}, "fer": fer}
+    cell = with_output({"image/png": picture()}, told)
+    notebook = report.clean(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# T"), cell]))
+    files = report.figure_files(notebook)
+    assert files == {"figures/01_loss_curves.csv": b"epoch\n1\n"}
+    page = report.render(notebook, PageContext("n/p", "T", "d", files=tuple(files)))
+    assert '<a href="p/figures/01_loss_curves.csv">plotted data (CSV)</a>' in page
+    assert re.search(r'<details class="code">\s*<summary>Code</summary>\s*<div id="cell-2">', page)
+    assert '<a href="#cell-2">code</a>' in page
+    assert "plotted data" not in report.render(notebook, PageContext("n/p", "T", "d"))  # where the file is not there
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_plotted_data_lies_beside_the_page(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "figure_files", lambda notebook: {"figures/01_it.csv": b"a\n"})
+    reports = make("drawn", "# Title")[1]
+    assert (reports / "drawn/default/figures/01_it.csv").read_bytes() == b"a\n"
+    monkeypatch.setattr(report, "figure_files", lambda notebook: {"figures/01_other.csv": b"b\n"})
+    make("drawn", "# Title")
+    assert [file.name for file in (reports / "drawn/default/figures").iterdir()] == ["01_other.csv"]
+
+
+# -- withholding faces
+
+
+def face_output(rows: int = 2, **fer: Any) -> Any:
+    """A cell that shows single faces, and what stands in for them."""
+    columns = ["image_id", "true", "predicted", "confidence"]
+    told = {"columns": columns, "rows": [[f"{i:012x}", "fear", "sad", "91 %"] for i in range(rows)], "size": [48, 48]}
+    means = {"fear": {"image/png": picture((9, 9, 9))}}
+    fer = {"faces": True, "stand_in": {**told, "means": means, "line": f"The {HOSTILE} mistakes"}, **fer}
+    return with_output(
+        {"image/png": picture((200, 0, 0)), "text/plain": "faces"}, {"image/png": {"alt": "A"}, "fer": fer}
+    )
+
+
+def withheld(*made: Any, **context: Any) -> tuple[Any, str]:
+    notebook = report.withhold_faces(report.clean(nbformat.v4.new_notebook(cells=list(made))))
+    return notebook, report.render(notebook, PageContext("n/p", "T", "d", **context))
+
+
+def test_no_pixel_of_a_single_face_is_left_where_faces_are_withheld() -> None:
+    face = report.smaller_png(picture((200, 0, 0)))
+    unmarked = with_output({"image/png": picture((200, 0, 0))})
+    others = [with_output({kind: "pixels-of-a-face"}) for kind in ("image/jpeg", "image/svg+xml", "application/x+json")]
+    drawn = with_output({"text/html": f'<img src="data:image/png;base64,{face}">'})
+    attached = nbformat.v4.new_markdown_cell("![](attachment:a.png)", attachments={"a.png": {"image/png": face}})
+    harmless = with_output({"image/png": picture((0, 0, 200))}, {"fer": {"faces": False}})
+    notebook, page = withheld(face_output(), unmarked, *others, drawn, attached, harmless)
+    for text in (nbformat.writes(notebook), page):
+        assert face not in text and "pixels-of-a-face" not in text
+        assert report.smaller_png(picture((0, 0, 200))) in text
+        assert report.smaller_png(picture((9, 9, 9))) in text
+
+
+def test_a_picture_said_to_be_harmless_beside_other_data_is_withheld_all_the_same() -> None:
+    mixed = with_output({"image/png": picture(), "image/jpeg": "pixels-of-a-face"}, {"fer": {"faces": False}})
+    assert "pixels-of-a-face" not in nbformat.writes(withheld(mixed)[0])
+
+
+def test_withheld_faces_are_named_and_have_their_class_mean_in_their_place() -> None:
+    page = withheld(face_output())[1]
+    faces = [attributes for tag, attributes in tags_of(page) if "data-face" in attributes]
+    assert [face["data-face"] for face in faces] == ["000000000000", "000000000001"]
+    assert {(face["class"], face["aria-label"]) for face in faces} == {("face mean-0", "The mean face of fear")}
+    assert page.count("data:image/png") == 1 and ".mean-0 { background-image" in page
+    assert "<script>alert" not in page and "Single faces are withheld" in page
+    assert re.search(r"<td[^>]*>000000000001</td>\s*<td>fear</td>\s*<td>sad</td>\s*<td[^>]*>91 %</td>", page)
+
+
+def test_the_original_notebook_keeps_its_faces_and_figures_keep_their_data() -> None:
+    data = {"name": "faces", "csv": "image_id\n1\n"}
+    notebook = report.clean(nbformat.v4.new_notebook(cells=[face_output(data=data)]))
+    before = nbformat.writes(notebook)
+    assert report.figure_files(report.withhold_faces(notebook)) == report.figure_files(notebook) != {}
+    assert nbformat.writes(notebook) == before
+
+
+def test_a_list_of_the_same_faces_is_not_said_twice() -> None:
+    beside = with_output({"text/html": "<p>their ids</p>"}, {"fer": {"beside_faces": True}})
+    assert "their ids" in rendered(beside) and "their ids" not in withheld(face_output(), beside)[1]
+
+
+def test_faces_without_what_stands_in_for_them_leave_a_word() -> None:
+    made = with_output({"image/png": picture()}, {"fer": {"faces": True}, "image/png": {"alt": "Eight faces"}})
+    page = withheld(made)[1]
+    assert "Eight faces" in page and "Single faces are withheld here" in page
+
+
+def test_only_a_page_with_withheld_faces_asks_for_the_readers_own() -> None:
+    assert "own-file" in withheld(face_output())[1] and "own-file" not in rendered(face_output())
+
+
+# -- the repository's address
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """The repository that report finds where git's origin and pyproject's addresses are these."""
+    import subprocess
+
+    def found(origin: str = "", url: str = "") -> str:
+        report.repository.cache_clear()
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        subprocess.run(["git", "-C", str(tmp_path), "config", "remote.origin.url", origin], check=True)
+        urls = f'\n[project.urls]\nSource = "{url}"' if url else ""
+        (tmp_path / "pyproject.toml").write_text(f"[project]{urls}\n")
+        monkeypatch.setattr(report, "ROOT", tmp_path)
+        return report.repository()
+
+    yield found
+    report.repository.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://github.com/some/study.git", "git@github.com:some/study.git", "https://secret@github.com/some/study/"],
+)
+def test_repository_is_known_by_its_origin(address: Callable[..., str], origin: str) -> None:
+    assert address(origin) == "some/study"
+    link = report.colab_link("04_complex_cnn/default")
+    assert link.startswith("https://colab.research.google.com/github/some/study/blob/")
+    assert link.endswith("/notebooks/04_complex_cnn.ipynb")
+
+
+def test_pyproject_comes_before_origin_and_a_folder_is_no_address(address: Callable[..., str]) -> None:
+    assert address("../elsewhere", "https://github.com/own/er") == "own/er"
+    assert address("/srv/github.com.git") == "" and report.colab_link("a/b") == ""
+
+
+def test_colab_link_stands_within_the_provenance_that_comparisons_leave_out() -> None:
+    marks = re.compile("<!-- provenance -->.*<!-- /provenance -->", re.S)
+    one, other = (rendered(colab=link) for link in ("https://colab.research.google.com/x", ""))
+    assert one != other and marks.sub("", one) == marks.sub("", other)
 
 
 def test_headings_are_linked_and_told_apart(page: str) -> None:
@@ -321,7 +460,7 @@ def test_provenance_stands_between_its_marks() -> None:
 
 
 def test_figures_become_smaller_and_keep_their_colours() -> None:
-    noise = Image.frombytes("RGB", (200, 200), os.urandom(120_000)).quantize(64).convert("RGB")
+    noise = Image.frombytes("RGB", (200, 200), os.urandom(120_000)).quantize(48).convert("RGB")
     written = io.BytesIO()
     noise.convert("RGBA").save(written, "PNG")
     large = base64.b64encode(written.getvalue()).decode()
@@ -332,7 +471,8 @@ def test_figures_become_smaller_and_keep_their_colours() -> None:
 
 def test_commands_name_what_the_reader_must_give_and_no_path(tmp_path: Path) -> None:
     told = report.commands("a/b", Settings(tmp_path, "mine", "cpu", tmp_path, {"epochs": 2}))
-    assert told[0] == "make report PAGE=a/b DATA=path/to/fer2013 NAME=mine SET='epochs=2'"
+    variables = "PAGE=a/b DATA=path/to/fer2013 NAME=mine SET='epochs=2'"
+    assert told == (f"make report {variables}", f"make reproduce {variables}", "make lab")
 
 
 # -- the index

@@ -1,0 +1,166 @@
+"""What 07_beyond shows beyond a training's page: each ingredient's worth, and the accuracies that the field states."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from fer_core import evaluation, leaderboard, notebook, plots, schema
+from fer_core.artifacts import Run, settings
+from fer_core.notebook import Table, interval, percent
+from fer_core.schema import Params
+
+
+class Ablation:
+    """What the recipe is worth without each of its ingredients, on validation images; a short run each, of one seed.
+
+    Parameters
+    ----------
+    params : with `ablation` {ingredient: what the recipe is without it} and `ablation_epochs`
+    """
+
+    def __init__(self, params: Params) -> None:
+        s, log = settings(), notebook.Log()
+        self.params, self.runs, lines = params, dict[str, Run](), []
+        for name, (wanted,) in schema.ablation_runs(params, s.sample, s.set_values).items():
+            limited = dataclasses.replace(wanted, time_limit_minutes=params.time_limit_minutes)
+            self.runs[name] = log.obtain(limited, f"{name}: ")
+            lines.append(f"{name}: {self.runs[name].state}, {len(self.runs[name].history)} epochs")
+        log.show(f"{len(lines)} short runs, seed {params.seeds[0]}", "\n".join(lines))
+
+    @functools.cached_property
+    def worth(self) -> pd.DataFrame:
+        """A row a run: name, n, value, low, high (validation accuracy, Wilson); what the ingredient adds with its
+        interval over the same images (worth, worth_low, worth_high); p of McNemar's test. The whole recipe comes first.
+        """
+        found, rows = {name: notebook.answers(Params(), run) for name, run in self.runs.items()}, []
+        whole = found.get(schema.WHOLE)
+        for name, own in found.items():
+            m = own.metrics
+            row = {"name": name, "n": m["n"], "value": m["accuracy"]}
+            row |= {"low": m["accuracy_low"], "high": m["accuracy_high"]}
+            if whole is not None and name != schema.WHOLE:
+                without, with_it, p = evaluation.mcnemar(own.labels, own.predicted, whole.predicted)
+                gained = evaluation.paired_difference(without, with_it, m["n"])
+                row |= {"worth": gained.value, "worth_low": gained.low, "worth_high": gained.high, "p": p}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def table(self) -> Table:
+        """`worth` in words: accuracy, what the ingredient adds, and how surely."""
+        rows = []
+        for row in self.worth.to_dict("records"):
+            gained = [row.get(name, np.nan) for name in ("worth", "worth_low", "worth_high")]
+            p = "–" if np.isnan(gained[0]) else f"{row['p']:.2g}"
+            added = "–" if np.isnan(gained[0]) else interval(gained, "", change=True)
+            rows.append((row["name"], percent(row["value"]), added, p))
+        return Table.of(rows, ["", "validation accuracy", "the ingredient adds", "p (McNemar)"])
+
+    def finding(self) -> str:
+        """In a sentence: which ingredient adds most, and how many add or cost more than chance on these images."""
+        known = self.worth.iloc[1:]
+        if known.empty:
+            return "This page switches no ingredient off"
+        best = known.sort_values("worth", kind="stable").iloc[-1]
+        text = f"After {len(next(iter(self.runs.values())).history)} epochs {best['name'].removeprefix('without ')} "
+        text += f"adds most ({best['worth'] * 100:+.1f} points); {(known['worth_low'] > 0).sum()} of {len(known)} "
+        text += f"ingredients add more than chance on these images, {(known['worth_high'] < 0).sum()} cost more"
+        return text.replace("-", "\u2212")
+
+
+# -- the field
+
+
+def the_field(params: Params, run: Run) -> pd.DataFrame:
+    """Accuracies stated for PrivateTest, each with the interval that its number of images allows, and this run's.
+
+    Parameters
+    ----------
+    params, run : as for `answers`; ours is its accuracy on the images that this page reports
+
+    Returns
+    -------
+    DataFrame : name, value, low, high (fractions, Wilson 95 %), trained_on, chosen (the checkpoint: how), ours
+    """
+    rows = []
+    for mark in leaderboard.LITERATURE:
+        share = np.nan if mark.percent is None else mark.percent / 100
+        n = leaderboard.ORIGINAL_IMAGES
+        low, high = (np.nan, np.nan) if mark.percent is None else evaluation.wilson(round(share * n), n)
+        rows.append((mark.name, share, low, high, mark.trained_on, mark.chosen, False))
+    found = notebook.answers(params, run)
+    m = found.metrics
+    chosen = f"by {plots.KEPT_BY[params.select]} epoch, before the test was seen" if found.split == "test" else "–"
+    of = "drawn faces" if settings().sample else "FER2013"
+    name = f"this page, seed {run.params.seed}, {found.split} images"
+    rows.append((name, m["accuracy"], m["accuracy_low"], m["accuracy_high"], of, chosen, True))
+    columns = ["name", "value", "low", "high", "trained_on", "chosen", "ours"]
+    return pd.DataFrame(rows, columns=columns).sort_values("value", kind="stable", ignore_index=True)
+
+
+def field_table(field: pd.DataFrame) -> Table:
+    """`the_field` in words.
+
+    Parameters
+    ----------
+    field : of `the_field`
+
+    Returns
+    -------
+    Table
+    """
+    rows = [
+        (row["name"], interval([row["value"], row["low"], row["high"]]), row["trained_on"], row["chosen"])
+        for row in field.to_dict("records")
+    ]
+    return Table.of(rows, ["on PrivateTest", "accuracy [95 % of sampling]", "trained on", "checkpoint chosen"])
+
+
+def field_finding(field: pd.DataFrame) -> str:
+    """How many steps from one stated accuracy to the next are smaller than what sampling the test images makes.
+
+    Parameters
+    ----------
+    field : of `the_field`
+
+    Returns
+    -------
+    str
+    """
+    stated = field[~field["ours"] & field["value"].notna()]
+    wide = float(((stated["high"] - stated["low"]) / 2).median()) * 100
+    steps = stated["value"].diff().dropna() * 100
+    within = int((steps < wide).sum())
+    return f"{within} of {len(steps)} steps between stated accuracies are smaller than ± {wide:.1f} points of sampling"
+
+
+def copies_flatter(params: Params, run: Run) -> Markdown:
+    """What the leaked copies add to a test accuracy, measured on this run, in a sentence.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    run : the one in detail
+
+    Returns
+    -------
+    Markdown
+    """
+    if not notebook.may_show_test(params, run):
+        return Markdown("What the leaked copies add was not measured: this page does not look at the test set.")
+    official, free = run.metrics["test_official"], run.metrics["test_leak_free"]
+    n = official["n"] - free["n"]
+    if not n:
+        return Markdown("No test image here has a copy among the images before it.")
+    right = round(official["accuracy"] * official["n"]) - round(free["accuracy"] * free["n"])
+    copies = interval([right / n, *evaluation.wilson(right, n)])
+    added = interval([official["accuracy"] - free["accuracy"], None, None], change=True)
+    rest = f"on the other {free['n']:,} on {notebook.with_interval(free)}"
+    return notebook.sentence(
+        f"On the {n:,} test images that have a copy in Training or PublicTest this run is right on {copies}, {rest}: "
+        f"the copies move its official accuracy by {added}"
+    )
