@@ -641,7 +641,7 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
     true, answer = divmod(int(np.abs(change).argmax()), k)
     finding = "Both answer each class alike"
     if change[true, answer]:
-        word = "answered rightly" if true == answer else f"taken for {classes[answer]}"
+        word = "recognised" if true == answer else f"taken for {classes[answer]}"
         more = "more" if change[true, answer] > 0 else "less"
         finding = f"{names[1]}: {classes[true]} is {word} {more} often"
         finding += f" ({_signed(change[true, answer] * 100, 1)} points of {n[true]:,})"

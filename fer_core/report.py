@@ -75,6 +75,7 @@ class PageContext:
     following: str | None = None
     files: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     colab: str = ""
     failure: Failure | None = None
@@ -634,6 +635,7 @@ def page_context(
         following=neighbours[1],
         files=files,
         commands=commands(page.name, settings),
+        compared=compared_in(params),
         provenance=provenance(runs),
         colab=colab_link(page.name),
         failure=failure,
@@ -718,6 +720,12 @@ def _number(value: Any, form: str, scale: float = 1) -> str:
 def comparison_name(pages: Iterable[str]) -> str:
     """compare/01_basic_cnn+02_batch_norm: a comparison's page, named after those it sets side by side."""
     return "compare/" + "+".join(page.removesuffix("/default").replace("/", ".") for page in pages)
+
+
+def compared_in(params: Params) -> tuple[str, ...]:
+    """The comparisons of whole pages that a claim's arms are: they stand wherever its runs are finished."""
+    whole = {arm["page"] for arm in params.arms.values() if not arm.get("set")}
+    return tuple(comparison_name(map(str, pages)) for pages in COMPARED if whole.issuperset(pages))
 
 
 def comparisons(settings: Settings) -> list[dict[str, str]]:

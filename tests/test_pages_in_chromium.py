@@ -15,8 +15,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from fer_core import report
+from fer_core import compare, report
 from fer_core.artifacts import Settings
+from tests.conftest import make_faces
+from tests.test_compare import side
+from tests.test_leaderboard import CONTENDERS, RESULTS
 from tests.test_report import CLAIM, ENTRIES, ROWS, cells, picture, with_output
 
 CHROMIUM = Path(os.environ.get("FER_CHROMIUM", "/usr/bin/chromium"))
@@ -68,8 +71,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         rendered = {
             "page": report.render(notebook, report.PageContext(**context)),
             "failed": report.render(notebook, report.PageContext(**context, failure=failure)),
-            "index": report.render_index(Settings(folder, "fer2013", "cpu", folder), ENTRIES, ROWS, claims, 2),
+            "index": report.render_index(
+                Settings(folder, "fer2013", "cpu", folder), ENTRIES, [*ROWS, *RESULTS], claims, 2, CONTENDERS
+            ),
+            "glossary": report.render_glossary(Settings(folder, "fer2013", "cpu", folder)),
         }
+    faces = make_faces()
+    sides = side(faces, folder, "01_basic_cnn/default", 3), side(faces, folder, "06_final/from_the_claims", 9)
+    compared = report.clean(compare.document(sides, faces, sample=True).notebook())
+    rendered["compare"] = report.render(compared, report.PageContext("compare/a+b", compare.title(sides), "sample"))
     for name, text in rendered.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: (folder / f"{name}.html").as_uri() for name in rendered}
@@ -103,7 +113,7 @@ def show(browser: Any, pages: dict[str, str]) -> Iterator[Callable[..., Any]]:
     assert complaints == []
 
 
-EVERY_PAGE = pytest.mark.parametrize("name", ["page", "failed", "index"])
+EVERY_PAGE = pytest.mark.parametrize("name", ["page", "failed", "index", "compare", "glossary"])
 
 
 @EVERY_PAGE
@@ -115,7 +125,8 @@ def test_nothing_is_wider_than_the_screen(show: Callable[..., Any], name: str, v
 @EVERY_PAGE
 def test_page_is_whole_without_scripts(show: Callable[..., Any], name: str) -> None:
     page = show(name, PHONE, java_script_enabled=False)
-    assert page.locator("h1").is_visible() and page.locator(".toc a").first.is_visible()
+    assert page.locator("h1").is_visible() and (name == "glossary" or page.locator(".toc a").first.is_visible())
+    assert page.locator(".filter").count() == 0  # no control that would do nothing
 
 
 def test_code_unfolds_without_scripts(show: Callable[..., Any]) -> None:
@@ -150,6 +161,22 @@ def test_results_sort_by_a_click(show: Callable[..., Any]) -> None:
     assert [text.strip() for text in verdicts.all_inner_texts()] == ["inconclusive", "not supported", "supported"]
     page.get_by_role("button", name="Verdict").click()
     assert verdicts.first.inner_text().strip() == "supported"
+
+
+def test_results_are_filtered_by_words_and_whole_again_without(show: Callable[..., Any]) -> None:
+    page = show("index")
+    rows, heads = page.locator("table.board tbody tr"), page.locator("table.board thead [data-p]")
+    assert rows.count() > 4 and heads.count() == 2
+    field = page.locator("#results ~ .filter input").first
+    field.fill("06_final")
+    visible = [row for row in rows.all() if row.is_visible()]
+    assert 0 < len(visible) < rows.count() and all("06_final" in row.inner_text() for row in visible)
+    told = page.locator("#results ~ .filter [role=status]").first.inner_text()
+    assert told == f"{len(visible)} of {rows.count()} rows"
+    field.fill("complex")  # one row is left: no parameter differs
+    assert not any(head.is_visible() for head in heads.all())
+    field.fill("")
+    assert all(row.is_visible() for row in rows.all()) and all(head.is_visible() for head in heads.all())
 
 
 def test_paper_shows_no_navigation_and_whole_tables(show: Callable[..., Any]) -> None:

@@ -122,6 +122,7 @@ if (own && withheld.size && globalThis.crypto?.subtle) {
       said.textContent = `${file.name} could not be read (${error.message}).`;
     }
   });
+}
 
 // Long tables are filtered by words; parameters (data-p) that no longer differ lose their column.
 for (const table of document.querySelectorAll("table.filterable")) {
