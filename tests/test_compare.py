@@ -23,7 +23,7 @@ A, B, C = "01_basic_cnn/default", "02_batch_norm/default", "06_final/all_fixes"
 
 
 def side(faces: Faces, folder: Path, name: str, wrong: int, scored: bool = False, **params: Any) -> Side:
-    """A page whose runs have every `wrong`-th image wrong, answered with the next class; its two seeds one image apart."""
+    """A page of two seeds, one image apart, that have every `wrong`-th image wrong and answer with the next class."""
     told = Params(score_test=scored, **params)
     split, runs = make_split(faces, told.split), []
     for seed in range(2):
