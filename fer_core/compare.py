@@ -358,9 +358,12 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any], with
     folder = settings.reports / name
     (folder / "page.json").unlink(missing_ok=True)
     files = _write_answers(sides, faces, folder)
-    told = context(sides, settings, ("notebook.ipynb", *files))
+    figures = report.figure_files(written)
+    told = context(sides, settings, ("notebook.ipynb", *files, *figures))
     rendered = report.render(written, told).encode()
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(written).encode())
+    for file, content in figures.items():
+        artifacts.write_bytes(folder / file, content)
     artifacts.write_bytes(folder.with_name(f"{folder.name}.html"), rendered)
     record = {
         "name": name,

@@ -310,14 +310,14 @@ def _board_row(
     states = dict(contender.states) if contender else {}
     if line and not states:
         states = {"diverged": line.diverged} if line.diverged else {}
-    n = sum(states.values())
-    values = [(getattr(contender.params, name) if contender else None, name) for name in columns]
+    runs = sum(states.values())
+    values = [(getattr(contender.params, name), name) for name in columns] if contender else []
     return {
         "page": page,
         "href": entry.get("href") if entry else f"{page}.html",
         "state": entry.get("state", "done"),
         "troubles": [
-            (f"{count} of {n} runs {state}" if n > 1 else state, state)
+            (f"{count} of {runs} runs {state}" if runs > 1 else state, state)
             for state, count in states.items()
             if count and state != "done"
         ],
@@ -325,7 +325,8 @@ def _board_row(
         "first": {name: line.row.get(name) if line else None for name in artifacts.RESULT_COLUMNS},
         "mean": line.validation if line else None,
         "curve": sparkline(contender.histories, span) if contender else "",
-        "values": [(shown(v), v == getattr(schema.DEFAULTS, name)) for v, name in values] if contender else [],
+        # A page whose parameters are not known keeps its cells: the table stays one that can be sorted and filtered.
+        "values": [(shown(v), v == getattr(schema.DEFAULTS, n)) for v, n in values] or [("–", True)] * len(columns),
     }
 
 

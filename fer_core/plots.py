@@ -647,6 +647,8 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
         finding += f" ({_signed(change[true, answer] * 100, 1)} points of {n[true]:,})"
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.62 * k))
     _title(figure, finding)
+    counts = pd.DataFrame(second - first, columns=[f"{name} (change)" for name in classes])
+    _plotted(figure, "confusion_difference", counts.assign(true=list(classes), n=n)[["true", "n", *counts.columns]])
     pairs = zip(change.flat, (second - first).flat, strict=True)
     cells = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
     top = max(float(np.abs(change).max()), 0.01)
@@ -675,6 +677,7 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
         finding = f"Recall differs most for {name}: {_percent(high, 0)} with {best}, {_percent(low, 0)} with {worst}"
     figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.22 * len(classes) * (len(arms) + 0.8)))
     _title(figure, finding)
+    _plotted(figure, "recall_intervals", table)
     step = 0.8 / len(arms)
     for place, arm in enumerate(arms):
         rows = table[table["arm"] == arm]

@@ -165,11 +165,13 @@ def test_page_is_whole_small_and_the_same_bytes_each_time(
     compare.make(sides, place, {"a": 1})
     folder = place.reports / "compare" / "01_basic_cnn+02_batch_norm"
     page = folder.with_name(f"{folder.name}.html")
-    stood = {file: file.read_bytes() for file in (page, *folder.iterdir())}
-    assert {file.name for file in stood} == {page.name, "answers.csv", "notebook.ipynb", "page.json"}
+    stood = {file: file.read_bytes() for file in (page, *filter(Path.is_file, folder.rglob("*")))}
+    assert {file.name for file in stood} >= {page.name, "answers.csv", "notebook.ipynb", "page.json"}
     compare.make(sides, place, {"a": 1})
     assert {file: file.read_bytes() for file in stood} == stood
     html = stood[page].decode()
+    beside = re.findall(r'href="(01_basic_cnn\+02_batch_norm/figures/[^"]+)"', html)
+    assert len(set(beside)) >= 4 and all((page.parent / file).exists() for file in beside)
     assert len(html) < 500_000 and 'href="../index.html"' in html and "make compare PAGES=&#34;" in html
     assert 'href="01_basic_cnn+02_batch_norm/answers.csv"' in html and "notebooks/compare" not in html
     assert re.search(r'class="term" href="../glossary.html#mcnemar-s-test"', html)
