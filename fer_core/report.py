@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, glossary, leaderboard
+from fer_core import artifacts, glossary, kernels, leaderboard
 from fer_core.artifacts import Run, Settings
 from fer_core.schema import ROOT, Page, Params, read_notebook
 
@@ -123,32 +123,6 @@ def kernel_environment(page: str, settings: Settings, threads: int) -> dict[str,
     }
 
 
-def _kernel_manager(environment: dict[str, str], folder: Path) -> type:
-    from jupyter_client import manager
-    from jupyter_client.kernelspec import KernelSpec
-
-    base: Any = manager.AsyncKernelManager
-
-    class PageKernel(base):
-        """A kernel of this very interpreter, over sockets in `folder`: no port for two kernels to race for."""
-
-        def __init__(self, **options: Any) -> None:
-            if sys.platform != "win32":
-                options |= {"transport": "ipc", "connection_file": str(folder / "kernel.json")}
-            super().__init__(**options)
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            """Ours, whatever kernels the user has installed under this name."""
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=argv, display_name="Python 3", language="python")
-
-        async def start_kernel(self, **options: Any) -> None:
-            await super().start_kernel(**{**options, "env": environment, "cwd": str(ROOT)})
-
-    return PageKernel
-
-
 def _failure(notebook: Any, error: str, message: str) -> Failure:
     """At the cell that raised, or at the last that was started: only that much can be read from the metadata."""
     code = [c for c in notebook.cells if c.cell_type == "code"]
@@ -160,8 +134,15 @@ def _failure(notebook: Any, error: str, message: str) -> Failure:
     return Failure(code.index(cell) + 1, lines[0][:100] if lines else "", error, hide_paths(words)[:500])
 
 
-def execute(page: Page, values: Mapping[str, Any], target: Path, settings: Settings, threads: int) -> Failure | None:
-    """Run the page's notebook in a kernel of its own, from the repository's root.
+def execute(
+    page: Page,
+    values: Mapping[str, Any],
+    target: Path,
+    settings: Settings,
+    threads: int,
+    zygote: kernels.Zygote | None = None,
+) -> Failure | None:
+    """Run the page's notebook in a kernel of its own, from the repository's root; forked where there is a zygote.
 
     Parameters
     ----------
@@ -179,6 +160,7 @@ def execute(page: Page, values: Mapping[str, Any], target: Path, settings: Setti
     # papermill takes braces in paths for parameters
     source, written = (str(path).replace("{", "{{").replace("}", "}}") for path in (page.notebook_path, partial))
     failed: tuple[str, str] | None = None
+    needs_torch = page.notebook != CLAIMS_NOTEBOOK  # a claim's page of finished runs does without
     try:
         with tempfile.TemporaryDirectory(prefix="fer-") as folder:
             try:
@@ -188,7 +170,7 @@ def execute(page: Page, values: Mapping[str, Any], target: Path, settings: Setti
                     dict(values),
                     kernel_name="python3",
                     language="python",
-                    kernel_manager_class=_kernel_manager(environment, Path(folder)),
+                    kernel_manager_class=kernels.manager(environment, Path(folder), zygote, needs_torch),
                     start_timeout=180,
                     iopub_timeout=60,  # seconds; its 4 are too few beside other trainings
                     shutdown_kernel="immediate",  # the polite way takes 3 s; all that counts is on disk by then
@@ -651,6 +633,7 @@ def make_page(
     inputs: Mapping[str, Any],
     neighbours: tuple[str | None, str | None],
     threads: int,
+    zygote: kernels.Zygote | None = None,
 ) -> Failure | None:
     """Execute, render and put in place. A kill at any moment leaves nothing that looks finished.
 
@@ -663,7 +646,7 @@ def make_page(
 
     work = settings.store / "work" / settings.name / page.name
     shutil.rmtree(work, ignore_errors=True)
-    failure = execute(page, page.values, work / "notebook.ipynb", settings, threads)
+    failure = execute(page, page.values, work / "notebook.ipynb", settings, threads, zygote)
     notebook = clean(nbformat.read(work / "notebook.ipynb", 4), settings)
     shutil.rmtree(work, ignore_errors=True)
     own_run = run_folders[0] if run_folders and not params.arms else None
