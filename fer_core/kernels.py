@@ -69,7 +69,7 @@ def manager(environment: dict[str, str], folder: Path, zygote: Zygote | None = N
             await super().start_kernel(**{**options, "env": environment, "cwd": str(ROOT)})
 
         async def _async_launch_kernel(self, command: list[str], **options: Any) -> None:
-            forked = zygote.fork(self.connection_file, environment, torch) if zygote else None
+            forked = zygote.fork(command[3:], environment, torch) if zygote else None
             if forked is None:
                 await super()._async_launch_kernel(command, **options)
                 return
@@ -93,8 +93,8 @@ class Zygote:
         self.usable = wanted and sys.platform == "linux"
         self.process: subprocess.Popen[str] | None = None
 
-    def fork(self, connection_file: str, environment: dict[str, str], torch: bool) -> Forked | None:
-        """A kernel at this connection file; None where it takes a fresh one (the log says why)."""
+    def fork(self, arguments: list[str], environment: dict[str, str], torch: bool) -> Forked | None:
+        """A kernel with these arguments (`-f` and its connection file); None: it takes a fresh one, says the log."""
         if not self.usable:
             return None
         if self.process is None:
@@ -106,7 +106,7 @@ class Zygote:
                 cwd=ROOT,
                 env=environment | QUIET_ALLOCATOR,  # not the worker's own, which may hold secrets
             )
-        wish = {"connection_file": connection_file, "environment": environment, "torch": torch}
+        wish = {"arguments": arguments, "environment": environment, "torch": torch}
         pid = self.ask({"fork": wish})
         self.usable = pid is not None  # what failed once would fail again
         return None if pid is None else Forked(pid, self)
@@ -178,12 +178,15 @@ def serve() -> None:
 
 def _import() -> None:
     """What every page needs; no more, since each import is a chance for something that must not be shared."""
+    from ipykernel.iostream import OutStream
+
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel does before its first cell
     # pandas asks at import whether it is in a notebook, and shows other columns where it is not.
     in_kernel = types.SimpleNamespace(kernel=True)
     builtins.get_ipython = lambda: in_kernel  # type: ignore[attr-defined]
-    importlib.import_module("pandas")
+    pandas = importlib.import_module("pandas")
     del builtins.get_ipython  # type: ignore[attr-defined]
+    pandas.set_option("display.encoding", OutStream.encoding)  # it asks sys.stdout, which is not a kernel's yet
     for name in IMPORTED:
         importlib.import_module(name)
 
@@ -207,7 +210,7 @@ def _fork(wish: dict[str, Any], own: tuple[Any, ...]) -> int | None:
         try:
             for stream in own:
                 os.close(stream.fileno())
-            _live(wish["connection_file"], wish["environment"], parent)
+            _live(wish["arguments"], wish["environment"], parent)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -216,8 +219,8 @@ def _fork(wish: dict[str, Any], own: tuple[Any, ...]) -> int | None:
     return pid
 
 
-def _live(connection_file: str, environment: dict[str, str], parent: int) -> None:
-    """In the fork: become the kernel that `python -m ipykernel_launcher -f connection_file` would be."""
+def _live(arguments: list[str], environment: dict[str, str], parent: int) -> None:
+    """In the fork: become the kernel that `python -m ipykernel_launcher` with these arguments would be."""
     import numpy
     from ipykernel.kernelapp import IPKernelApp
 
@@ -228,9 +231,9 @@ def _live(connection_file: str, environment: dict[str, str], parent: int) -> Non
     os.environ.setdefault("MPLBACKEND", backend)
     numpy.random.seed()  # chance that nobody seeded is each kernel's own
     launcher = importlib.util.find_spec("ipykernel_launcher")
-    sys.argv = [str(launcher and launcher.origin), "-f", connection_file]
+    sys.argv = [str(launcher and launcher.origin), *arguments]
     kernel = IPKernelApp.instance(parent_handle=parent)  # it ends when the zygote does
-    kernel.initialize(sys.argv[1:])
+    kernel.initialize(arguments)
     kernel.start()
 
 

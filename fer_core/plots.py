@@ -88,7 +88,8 @@ def show(
     stand_in : what a published page shows in place of single faces: `notebook.stand_in`
 
     The output's metadata is ``{"image/png": {"alt": …, "source": …}, "fer": {"faces": …, "data": …, "stand_in": …}}``,
-    where data is ``{"name": …, "csv": …}``, just what was plotted, and both are there only where known.
+    where data is ``{"name": …, "csv": …}``, just what was plotted, and both are there only where known. Beside alt and
+    source stands ``"as_drawn": True`` where a dark page must not turn light into dark: images, and emotions' colours.
     """
     from IPython.display import display
 
@@ -111,7 +112,10 @@ def picture(
     if plotted is not None:
         fer["data"] = {"name": name, "csv": plotted.to_csv(index=False, lineterminator="\n", float_format="%.6g")}
     plt.close(figure)
-    return png.getvalue(), {"image/png": {"alt": alt, "source": source}, "fer": fer}
+    told: dict[str, Any] = {"alt": alt, "source": source}
+    if figure.get_gid() == "palette" or any(ax.images for ax in figure.axes):
+        told["as_drawn"] = True
+    return png.getvalue(), {"image/png": told, "fer": fer}
 
 
 # -- training
@@ -854,6 +858,7 @@ def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], percent: boo
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
     _title(figure, finding)
     colours = list(palette([str(name) for name in table.index]).values())
+    figure.set_gid("palette")  # turned for a dark page, sad would take the blue of surprise
     for ax, column in zip(axes[0], table.columns, strict=True):
         values = table[column].to_numpy(dtype=float)
         lengths = np.nan_to_num(values)
