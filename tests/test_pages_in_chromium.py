@@ -119,11 +119,13 @@ def show(browser: Any, pages: dict[str, str]) -> Iterator[Callable[..., Any]]:
     """Opens a page; fails at the end if it asked for anything but itself or wrote to the console."""
     asked: list[str] = []
     complaints: list[str] = []
+    contexts: list[Any] = []
 
     def opened(name: str, viewport: dict[str, int] = DESK, **options: Any) -> Any:
         if name not in pages:
             pytest.skip(f"no {KINDS[name]} in {STUDY}: make all-reports")
-        page = browser.new_context(viewport=viewport, **options).new_page()
+        contexts.append(browser.new_context(viewport=viewport, **options))
+        page = contexts[-1].new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -131,6 +133,8 @@ def show(browser: Any, pages: dict[str, str]) -> Iterator[Callable[..., Any]]:
         return page
 
     yield opened
+    for context in contexts:
+        context.close()
     assert [url for url in asked if url not in pages.values() and not url.startswith("data:")] == []
     assert complaints == []
 

@@ -1,4 +1,4 @@
-"""Two clones on one machine make the same bytes, whoever calls them, where, when, in what order and with how many jobs."""
+"""Two clones on one machine make the same bytes: any user, folder, time zone, locale, hash seed, order and JOBS."""
 
 from __future__ import annotations
 
