@@ -160,7 +160,7 @@ def execute(
     # papermill takes braces in paths for parameters
     source, written = (str(path).replace("{", "{{").replace("}", "}}") for path in (page.notebook_path, partial))
     failed: tuple[str, str] | None = None
-    needs_torch = page.notebook != CLAIMS_NOTEBOOK  # a claim's page of finished runs does without
+    needs_torch = page.notebook != leaderboard.CLAIMS_NOTEBOOK  # a claim's page of finished runs does without
     try:
         with tempfile.TemporaryDirectory(prefix="fer-") as folder:
             try:
