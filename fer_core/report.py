@@ -415,6 +415,12 @@ def _png_size(data: str) -> tuple[int, int]:
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
+def _is_chart(output: Mapping[str, Any]) -> bool:
+    """Whether a dark page may turn its light: a figure of ours that shows no images and no colours of emotions."""
+    fer, told = output["metadata"].get("fer"), output["metadata"].get("image/png", {})
+    return fer is not None and not fer.get("faces") and not told.get("as_drawn")
+
+
 def _source_line(text: str, context: PageContext) -> str:
     """What a figure was drawn from, artifacts linked where they lie beside the page."""
     names = "|".join(map(re.escape, context.files)) or "(?!)"
@@ -433,6 +439,7 @@ def _exporter() -> Any:
         "code": Highlight2HTML(pygments_lexer="ipython3"),
         "png_size": _png_size,
         "source_line": _source_line,
+        "is_chart": _is_chart,
     }
     exporter = TemplateExporter(
         file_extension=".html", template_name="page", extra_template_basedirs=[str(TEMPLATES)], filters=filters

@@ -248,7 +248,7 @@ def test_code_that_was_unfolded_is_printed(show: Callable[..., Any]) -> None:
 
 def test_charts_turn_dark_and_faces_keep_their_light(show: Callable[..., Any]) -> None:
     page = show("training", color_scheme="dark")
-    for images, dark in ((page.locator("figure img:not(.as-drawn)"), True), (page.locator("img.as-drawn"), False)):
+    for images, dark in ((page.locator("figure img.chart"), True), (page.locator("figure img:not(.chart)"), False)):
         shot = Image.open(io.BytesIO(images.first.screenshot())).convert("L")
         assert (np.median(np.asarray(shot)) < 60) is dark
 
