@@ -250,7 +250,7 @@ def test_charts_turn_dark_and_faces_keep_their_light(show: Callable[..., Any]) -
     page = show("training", color_scheme="dark")
     for images, dark in ((page.locator("figure img.chart"), True), (page.locator("figure img:not(.chart)"), False)):
         shot = Image.open(io.BytesIO(images.first.screenshot())).convert("L")
-        assert (np.median(np.asarray(shot)) < 60) is dark
+        assert bool(np.median(np.asarray(shot)) < 60) == dark
 
 
 def test_pages_of_the_study_are_light_enough_to_send() -> None:
