@@ -58,10 +58,9 @@ def made(repository: Path) -> dict[str, str]:
 
 
 def test_two_clones_make_the_same_bytes(tmp_path: Path) -> None:
-    one = clone(tmp_path / "one" / "fer")
+    one, other = clone(tmp_path / "one" / "fer"), clone(tmp_path / "another user's" / "ein längerer Weg" / "clone")
     make(one, PAGES, TZ="UTC", LC_ALL="C.UTF-8", PYTHONHASHSEED="1", FER_JOBS="2", USER="ann", LOGNAME="ann")
 
-    other = clone(tmp_path / "another user's" / "ein längerer Weg" / "clone")
     theirs = {"TZ": "Asia/Kathmandu", "LC_ALL": "C", "LANGUAGE": "de", "PYTHONHASHSEED": "4242", "FER_JOBS": "1"}
     for page in reversed(PAGES):  # the claim first: its runs are trained without a notebook, the page finds them
         make(other, (page,), USER="bob", LOGNAME="bob", **theirs)
