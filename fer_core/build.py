@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, data, devices, glossary, leaderboard, limits, report, schema
+from fer_core import artifacts, data, devices, glossary, kernels, leaderboard, limits, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
 from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, ParameterError, Params
 
@@ -403,16 +403,19 @@ def serve() -> int:
         os._exit(STOPPED_STATUS)  # the build is gone: nobody waits for what is under way
 
     threading.Thread(target=listen, daemon=True).start()
-    settings = artifacts.settings()
+    settings, zygote = artifacts.settings(), kernels.Zygote()
     while (line := tasks.get()) is not None and not stop.is_set():
-        print(json.dumps(_perform(json.loads(line), settings, stop)), file=answers, flush=True)
+        print(json.dumps(_perform(json.loads(line), settings, stop, zygote)), file=answers, flush=True)
+    zygote.close()
     return STOPPED_STATUS
 
 
-def _perform(message: dict[str, Any], settings: Settings, stop: threading.Event) -> dict[str, Any]:
+def _perform(
+    message: dict[str, Any], settings: Settings, stop: threading.Event, zygote: kernels.Zygote
+) -> dict[str, Any]:
     try:
         if message["kind"] == "page":
-            return _make_page(message, settings)
+            return _make_page(message, settings, zygote)
         from fer_core import training
 
         params = schema.resolve(schema.check(message["params"], "run"), sample=False)
@@ -430,7 +433,7 @@ def _perform(message: dict[str, Any], settings: Settings, stop: threading.Event)
         return {"error": f"{type(fault).__name__}: {fault}"}
 
 
-def _make_page(message: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygote) -> dict[str, Any]:
     page = schema.load_page(message["name"])
     params = schema.resolve_page(page, settings.sample, settings.set_values)
     plan = Plan(settings, [page.name])
@@ -440,7 +443,7 @@ def _make_page(message: dict[str, Any], settings: Settings) -> dict[str, Any]:
         for run in keys
     ]
     failure = report.make_page(
-        page, params, settings, runs, message["report_key"], message["inputs"], tuple(message["neighbours"]), 1
+        page, params, settings, runs, message["report_key"], message["inputs"], tuple(message["neighbours"]), 1, zygote
     )
     return {"error": str(failure)} if failure else {"state": "done"}
 

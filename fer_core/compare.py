@@ -231,7 +231,7 @@ def _curves(made: Document, sides: Sequence[Side]) -> None:
 def _seeds(made: Document, sides: Sequence[Side]) -> None:
     made.words(
         "## Over seeds\n\nHow far each figure moves with other seeds on the same images. The difference is taken seed"
-        " by seed where both pages ran the same ones; its interval needs two of them at least."
+        " by seed where both pages ran the same ones; its interval needs two of them at least. In brackets: 95 %."
     )
     metric = "validation_accuracy"
     values = {side.name: {run.params.seed: claims.metric_of(run, metric) for run in side.runs} for side in sides}
@@ -249,7 +249,7 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
     columns = [
         "page",
         "seeds",
-        "validation accuracy [95 % over seeds]",
+        "validation accuracy",
         "gap [over seeds]",
         f"difference to {sides[0].short}",
     ]
@@ -269,18 +269,29 @@ def _same_images(made: Document, pairs: Sequence[Pair], faces: Faces) -> None:
                 f"{found.a.short} and {found.b.short} split differently: of {found.asked[0]:,} and {found.asked[1]:,} "
                 f"validation images they have {found.n:,} in common, which neither trained on. Only these are compared."
             )
-    rows = [_tested(split, told) for found in pairs for split, told in _splits(found, faces) if told.n]
-    columns = ["pages", "images", "n", "first right", "second right", "only the first", "only the second"]
-    if rows:
-        made.table(Table.of(rows, [*columns, "difference [95 % over images]", "McNemar's exact p"]))
+    for found in pairs:
+        columns = {SPLITS[split]: _tested(told) for split, told in _splits(found, faces) if told.n}
+        if columns:
+            lines = next(iter(columns.values()))
+            rows = [(line, *(told[line] for told in columns.values())) for line in lines]
+            made.table(Table.of(rows, ["images", *columns]))
 
 
-def _tested(split: str, found: Pair) -> tuple[str, ...]:
-    only_a, only_b, p = found.mcnemar
-    right = (percent(float(found.right(place).mean())) for place in (0, 1))
-    change = interval(found.difference, change=True)
-    pages = f"{found.a.short} → {found.b.short}"
-    return (pages, SPLITS[split], f"{found.n:,}", *right, f"{only_a:,}", f"{only_b:,}", change, _p(p))
+def _tested(found: Pair) -> dict[str, str]:
+    """McNemar's test in words and numbers, a line each."""
+    (only_a, only_b, p), a, b = found.mcnemar, found.a.short, found.b.short
+    both = int((found.right(0) & found.right(1)).sum())
+    return {
+        "n": f"{found.n:,}",
+        f"{a} is right": percent(float(found.right(0).mean())),
+        f"{b} is right": percent(float(found.right(1).mean())),
+        "both are right": f"{both:,}",
+        f"only {a} is right": f"{only_a:,}",
+        f"only {b} is right": f"{only_b:,}",
+        "neither is right": f"{found.n - both - only_a - only_b:,}",
+        "difference [95 % over images]": interval(found.difference, change=True),
+        "McNemar's exact p": _p(p),
+    }
 
 
 def _splits(found: Pair, faces: Faces) -> Iterable[tuple[str, Pair]]:
@@ -347,9 +358,12 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any], with
     folder = settings.reports / name
     (folder / "page.json").unlink(missing_ok=True)
     files = _write_answers(sides, faces, folder)
-    told = context(sides, settings, ("notebook.ipynb", *files))
+    figures = report.figure_files(written)
+    told = context(sides, settings, ("notebook.ipynb", *files, *figures))
     rendered = report.render(written, told).encode()
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(written).encode())
+    for file, content in figures.items():
+        artifacts.write_bytes(folder / file, content)
     artifacts.write_bytes(folder.with_name(f"{folder.name}.html"), rendered)
     record = {
         "name": name,

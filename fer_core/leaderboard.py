@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fer_core import schema
+from fer_core import artifacts, schema
 from fer_core.schema import Params
 
 CLAIMS_NOTEBOOK, FINAL_NOTEBOOK, BEYOND = "05_analysis", "06_final", "07_beyond/default"
@@ -157,7 +157,7 @@ def abstract(results: Sequence[Row], claims: Sequence[Row], fer2013: bool = True
 
 
 def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[Row]) -> str:
-    runs = {row["training_key"]: row for row in results}
+    runs = {row.get("training_key", place): row for place, row in enumerate(results)}  # two pages may share one
     sizes = sorted({size for line in lines if (size := value(line.row, "parameters"))})
     span = " to ".join(f"{size:,.0f}" for size in dict.fromkeys(sizes[:1] + sizes[-1:]))
     text = "**Asked:** which convolutional network, trained how, tells facial expressions apart? A first-hand account "
@@ -192,13 +192,14 @@ def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) ->
     told = []
     for page in (name for name in what if name in by_page):
         row, own = by_page[page].row, ORIGINAL.get(page) if fer2013 else None
-        figure = f"{what[page]}`{page}` on {_interval(row, 'test_official')} of the official test images"
+        figure = f"{what[page]}`{page}` on {_interval(row, 'test_official')}"
         free = _interval(row, "test_leak_free")
-        figure += f" and {free} of the leak-free ones" * bool(free)
+        figure += f" and {free}" * bool(free)
         told.append(figure + (f" (the original: {_plain(own)})" if own else ""))
     if not told:
         return ""
-    text = f"On the test set, each with its 95 % interval over images: {'; '.join(told)}."
+    text = "On the test set (all official images, then the leak-free ones, each with its 95 % interval over images) "
+    text += f"these are right: {'; '.join(told)}."
     if fer2013 and final and not ORIGINAL.get(final):
         text += f" The figure that the original kept in the end was {_plain(ORIGINAL['06_final/rare_transforms'])}."
     if fer2013 and BEYOND in by_page:
@@ -234,9 +235,9 @@ def _verdicts(claims: Sequence[Row]) -> str:
     if all(verdict.startswith("not evaluated") for verdict in by_verdict):
         return f"**Claims:** all {len(claims)} ran to their end; their verdicts are {_words(list(by_verdict))}."
     order = sorted(by_verdict, key=lambda v: ("supported", "not supported", "inconclusive", v).index(v))
-    told = [f"{len(names)} {'is' if len(names) == 1 else 'are'} {v} ({', '.join(names)})"
-            for v in order for names in [by_verdict[v]]]  # fmt: skip
-    return f"**Claims:** of {len(claims)} {_words(told)}. Rules and thresholds were written down before the runs."
+    told = [f"{v}: {len(by_verdict[v])} ({', '.join(by_verdict[v])})" for v in order]
+    text = f"**Claims:** of the {len(claims)} that ran to their end {'; '.join(told)}."
+    return f"{text} Rules and thresholds were written down before the runs."
 
 
 # ---------------------------------------------------------------------------------------------------------- leaderboard
@@ -280,7 +281,7 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
     Returns
     -------
     dict of `columns` (parameters that differ), `shared` (one sentence of those that do not but are no default) and
-    `rows`, each {page, href, state, troubles, line, curve, mean, values}.
+    `rows`, each {page, href, state, troubles, seeds, first, mean, curve, values}.
     """
     lines, known = {line.page: line for line in headlines(results)}, {entry["name"]: entry for entry in entries}
     columns, shared = differing(contenders)
@@ -309,21 +310,23 @@ def _board_row(
     states = dict(contender.states) if contender else {}
     if line and not states:
         states = {"diverged": line.diverged} if line.diverged else {}
-    n = sum(states.values())
-    values = [(getattr(contender.params, name) if contender else None, name) for name in columns]
+    runs = sum(states.values())
+    values = [(getattr(contender.params, name), name) for name in columns] if contender else []
     return {
         "page": page,
         "href": entry.get("href") if entry else f"{page}.html",
         "state": entry.get("state", "done"),
         "troubles": [
-            (f"{count} of {n} runs {state}" if n > 1 else state, state)
+            (f"{count} of {runs} runs {state}" if runs > 1 else state, state)
             for state, count in states.items()
             if count and state != "done"
         ],
-        "line": line,
+        "seeds": len(line.rows) if line else 0,
+        "first": {name: line.row.get(name) if line else None for name in artifacts.RESULT_COLUMNS},
         "mean": line.validation if line else None,
         "curve": sparkline(contender.histories, span) if contender else "",
-        "values": [(shown(v), v == getattr(schema.DEFAULTS, name)) for v, name in values] if contender else [],
+        # A page whose parameters are not known keeps its cells: the table stays one that can be sorted and filtered.
+        "values": [(shown(v), v == getattr(schema.DEFAULTS, n)) for v, n in values] or [("–", True)] * len(columns),
     }
 
 
@@ -377,7 +380,7 @@ def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
     low, high = min(numbers) * 100, max(numbers) * 100
     step = 5 if high - low > 15 else 2
     # Names of marks stand to the left of their lines: the lowest needs room for its own.
-    low, high = low - (high - low) * (0.45 if marks else 0.06), high + (high - low) * 0.06
+    low, high = low - (high - low) * (0.5 if marks else 0.06), high + (high - low) * 0.06
     row, name, top = 62, 17, 22
     base = top + row * len(lines)
     height = base + name * len(marks) + 6
@@ -411,12 +414,11 @@ def _mark(mark: Mark, x: str, top: int, y: int) -> str:
 def _bars(line: Headline, y: int, x: Any) -> str:
     """A page's name and figures, and under them its two accuracies with their intervals."""
     figures, drawn = [], []
-    parts = ("test_official", "official", "●"), ("test_leak_free", "leak-free", "○")
-    for place, (part, words, sign) in enumerate(parts):
+    for place, (part, sign) in enumerate((("test_official", "●"), ("test_leak_free", "○"))):
         accuracy, low, high = (value(line.row, f"{part}_{e}") for e in ("accuracy", "low", "high"))
         if accuracy is None:
             continue
-        figures.append(f"{sign} {words} {_interval(line.row, part)}")
+        figures.append(f"{sign} {_interval(line.row, part)}")
         at, kind = y + 39 + 10 * place, "official" if place == 0 else "free"
         if low is not None and high is not None:
             drawn.append(f'<line class="{kind}" x1="{x(low * 100)}" x2="{x(high * 100)}" y1="{at}" y2="{at}"/>')
@@ -428,7 +430,7 @@ def _bars(line: Headline, y: int, x: Any) -> str:
 
 def marks(fer2013: bool) -> tuple[Mark, ...]:
     """The lines on the axis: the original's two figures and the literature's; none where the images are others."""
-    names = {"04_complex_cnn/default": "the original's ComplexCNN", "06_final/rare_transforms": "the original's last"}
+    names = {"04_complex_cnn/default": "original, ComplexCNN", "06_final/rare_transforms": "original, last"}
     own = [Mark(names[page], round(share * 100, 2), "FER2013", "the original") for page, share in ORIGINAL.items()]
     return (*own, *LITERATURE) if fer2013 else ()
 

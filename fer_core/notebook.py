@@ -235,9 +235,7 @@ def sanity_checks(params: Params) -> Table:
     -------
     Table : check, expected, found, ok (yes or no)
     """
-    from fer_core import training
-
-    checks = pd.DataFrame(training.sanity_checks(params, open_faces()))
+    checks = pd.DataFrame(_checks(params))
     return Table(checks.assign(ok=["yes" if ok else "no" for ok in checks["ok"]]).set_index("check"))
 
 
@@ -255,6 +253,20 @@ def checks_line(checks: pd.DataFrame) -> str:
     failed = checks.index[checks["ok"] != "yes"]
     line = f"Of {len(checks)} checks before training "
     return line + (f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold.")
+
+
+def _checks(params: Params) -> list[dict[str, Any]]:
+    """Kept by training key: they take longer than all the rest of a page of finished runs."""
+    here = settings()
+    resolved, device = devices.resolve(params, here.device)
+    kept = here.store / "checks" / f"{run_key(resolved, open_faces().data_hash, device).key}.json"
+    rows = artifacts.read_json(kept)
+    if rows is None:
+        from fer_core import training
+
+        rows = training.sanity_checks(params, open_faces())
+        artifacts.write_json(kept, rows)
+    return rows
 
 
 def fold(line: str, table: Table, beside_faces: bool = False) -> None:

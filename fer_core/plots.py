@@ -107,7 +107,8 @@ def show(
     stand_in : what a published page shows in place of single faces: `notebook.stand_in`
 
     The output's metadata is ``{"image/png": {"alt": …, "source": …}, "fer": {"faces": …, "data": …, "stand_in": …}}``,
-    where data is ``{"name": …, "csv": …}``, just what was plotted, and both are there only where known.
+    where data is ``{"name": …, "csv": …}``, just what was plotted, and both are there only where known. Beside alt and
+    source stands ``"as_drawn": True`` where a dark page must not turn light into dark: images, and emotions' colours.
     """
     from IPython.display import display
 
@@ -139,7 +140,10 @@ def picture(
     if plotted is not None:
         fer["data"] = {"name": name, "csv": plotted.to_csv(index=False, lineterminator="\n", float_format="%.6g")}
     plt.close(figure)
-    return png.getvalue(), {"image/png": {"alt": alt, "source": source}, "fer": fer}
+    told: dict[str, Any] = {"alt": alt, "source": source}
+    if figure.get_gid() == "palette" or any(ax.images for ax in figure.axes):
+        told["as_drawn"] = True
+    return png.getvalue(), {"image/png": told, "fer": fer}
 
 
 # -- training
@@ -834,12 +838,14 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
     true, answer = divmod(int(np.abs(change).argmax()), k)
     finding = "Both answer each class alike"
     if change[true, answer]:
-        word = "answered rightly" if true == answer else f"taken for {classes[answer]}"
+        word = "recognised" if true == answer else f"taken for {classes[answer]}"
         more = "more" if change[true, answer] > 0 else "less"
         finding = f"{names[1]}: {classes[true]} is {word} {more} often"
         finding += f" ({_signed(change[true, answer] * 100, 1)} points of {n[true]:,})"
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.62 * k))
     _title(figure, finding)
+    counts = pd.DataFrame(second - first, columns=[f"{name} (change)" for name in classes])
+    _plotted(figure, "confusion_difference", counts.assign(true=list(classes), n=n)[["true", "n", *counts.columns]])
     pairs = zip(change.flat, (second - first).flat, strict=True)
     cells = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
     top = max(float(np.abs(change).max()), 0.01)
@@ -877,6 +883,7 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
         finding = f"Recall differs most for {name}: {_percent(high, 0)} with {best}, {_percent(low, 0)} with {worst}"
     figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.22 * len(classes) * (len(arms) + 0.8)))
     _title(figure, finding)
+    _plotted(figure, "recall_intervals", table)
     step = 0.8 / len(arms)
     for place, arm in enumerate(arms):
         rows = table[table["arm"] == arm]
@@ -1053,6 +1060,7 @@ def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], percent: boo
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
     _title(figure, finding)
     colours = list(palette([str(name) for name in table.index]).values())
+    figure.set_gid("palette")  # turned for a dark page, sad would take the blue of surprise
     for ax, column in zip(axes[0], table.columns, strict=True):
         values = table[column].to_numpy(dtype=float)
         lengths = np.nan_to_num(values)

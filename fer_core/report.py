@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, glossary, leaderboard
+from fer_core import artifacts, glossary, kernels, leaderboard
 from fer_core.artifacts import Run, Settings
 from fer_core.schema import ROOT, Page, Params, read_notebook
 
@@ -75,6 +75,7 @@ class PageContext:
     following: str | None = None
     files: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     colab: str = ""
     failure: Failure | None = None
@@ -122,32 +123,6 @@ def kernel_environment(page: str, settings: Settings, threads: int) -> dict[str,
     }
 
 
-def _kernel_manager(environment: dict[str, str], folder: Path) -> type:
-    from jupyter_client import manager
-    from jupyter_client.kernelspec import KernelSpec
-
-    base: Any = manager.AsyncKernelManager
-
-    class PageKernel(base):
-        """A kernel of this very interpreter, over sockets in `folder`: no port for two kernels to race for."""
-
-        def __init__(self, **options: Any) -> None:
-            if sys.platform != "win32":
-                options |= {"transport": "ipc", "connection_file": str(folder / "kernel.json")}
-            super().__init__(**options)
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            """Ours, whatever kernels the user has installed under this name."""
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=argv, display_name="Python 3", language="python")
-
-        async def start_kernel(self, **options: Any) -> None:
-            await super().start_kernel(**{**options, "env": environment, "cwd": str(ROOT)})
-
-    return PageKernel
-
-
 def _failure(notebook: Any, error: str, message: str) -> Failure:
     """At the cell that raised, or at the last that was started: only that much can be read from the metadata."""
     code = [c for c in notebook.cells if c.cell_type == "code"]
@@ -159,8 +134,15 @@ def _failure(notebook: Any, error: str, message: str) -> Failure:
     return Failure(code.index(cell) + 1, lines[0][:100] if lines else "", error, hide_paths(words)[:500])
 
 
-def execute(page: Page, values: Mapping[str, Any], target: Path, settings: Settings, threads: int) -> Failure | None:
-    """Run the page's notebook in a kernel of its own, from the repository's root.
+def execute(
+    page: Page,
+    values: Mapping[str, Any],
+    target: Path,
+    settings: Settings,
+    threads: int,
+    zygote: kernels.Zygote | None = None,
+) -> Failure | None:
+    """Run the page's notebook in a kernel of its own, from the repository's root; forked where there is a zygote.
 
     Parameters
     ----------
@@ -178,6 +160,7 @@ def execute(page: Page, values: Mapping[str, Any], target: Path, settings: Setti
     # papermill takes braces in paths for parameters
     source, written = (str(path).replace("{", "{{").replace("}", "}}") for path in (page.notebook_path, partial))
     failed: tuple[str, str] | None = None
+    needs_torch = page.notebook != leaderboard.CLAIMS_NOTEBOOK  # a claim's page of finished runs does without
     try:
         with tempfile.TemporaryDirectory(prefix="fer-") as folder:
             try:
@@ -187,7 +170,7 @@ def execute(page: Page, values: Mapping[str, Any], target: Path, settings: Setti
                     dict(values),
                     kernel_name="python3",
                     language="python",
-                    kernel_manager_class=_kernel_manager(environment, Path(folder)),
+                    kernel_manager_class=kernels.manager(environment, Path(folder), zygote, needs_torch),
                     start_timeout=180,
                     iopub_timeout=60,  # seconds; its 4 are too few beside other trainings
                     shutdown_kernel="immediate",  # the polite way takes 3 s; all that counts is on disk by then
@@ -433,6 +416,12 @@ def _png_size(data: str) -> tuple[int, int]:
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
+def _is_chart(output: Mapping[str, Any]) -> bool:
+    """Whether a dark page may turn its light: a figure of ours that shows no images and no colours of emotions."""
+    fer, told = output["metadata"].get("fer"), output["metadata"].get("image/png", {})
+    return fer is not None and not fer.get("faces") and not told.get("as_drawn")
+
+
 def _source_line(text: str, context: PageContext) -> str:
     """What a figure was drawn from, artifacts linked where they lie beside the page."""
     names = "|".join(map(re.escape, context.files)) or "(?!)"
@@ -451,6 +440,7 @@ def _exporter() -> Any:
         "code": Highlight2HTML(pygments_lexer="ipython3"),
         "png_size": _png_size,
         "source_line": _source_line,
+        "is_chart": _is_chart,
     }
     exporter = TemplateExporter(
         file_extension=".html", template_name="page", extra_template_basedirs=[str(TEMPLATES)], filters=filters
@@ -635,6 +625,7 @@ def page_context(
         following=neighbours[1],
         files=files,
         commands=commands(page.name, settings),
+        compared=compared_in(params),
         provenance=provenance(runs),
         colab=colab_link(page.name),
         failure=failure,
@@ -650,6 +641,7 @@ def make_page(
     inputs: Mapping[str, Any],
     neighbours: tuple[str | None, str | None],
     threads: int,
+    zygote: kernels.Zygote | None = None,
 ) -> Failure | None:
     """Execute, render and put in place. A kill at any moment leaves nothing that looks finished.
 
@@ -662,7 +654,7 @@ def make_page(
 
     work = settings.store / "work" / settings.name / page.name
     shutil.rmtree(work, ignore_errors=True)
-    failure = execute(page, page.values, work / "notebook.ipynb", settings, threads)
+    failure = execute(page, page.values, work / "notebook.ipynb", settings, threads, zygote)
     notebook = clean(nbformat.read(work / "notebook.ipynb", 4), settings)
     shutil.rmtree(work, ignore_errors=True)
     own_run = run_folders[0] if run_folders and not params.arms else None
@@ -719,6 +711,12 @@ def _number(value: Any, form: str, scale: float = 1) -> str:
 def comparison_name(pages: Iterable[str]) -> str:
     """compare/01_basic_cnn+02_batch_norm: a comparison's page, named after those it sets side by side."""
     return "compare/" + "+".join(page.removesuffix("/default").replace("/", ".") for page in pages)
+
+
+def compared_in(params: Params) -> tuple[str, ...]:
+    """The comparisons of whole pages that a claim's arms are: they stand wherever its runs are finished."""
+    whole = {arm["page"] for arm in params.arms.values() if not arm.get("set")}
+    return tuple(comparison_name(map(str, pages)) for pages in COMPARED if whole.issuperset(pages))
 
 
 def comparisons(settings: Settings) -> list[dict[str, str]]:

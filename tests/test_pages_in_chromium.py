@@ -1,15 +1,18 @@
-"""Pages in a real browser: phone and desk, light and dark, with scripts and without, and what axe finds.
+"""Pages in a real browser: phone and desk, light and dark, with scripts and without, on paper, and what axe finds.
 
 Needs Chromium (Debian's package, at /usr/bin/chromium or where FER_CHROMIUM says) and playwright; axe-core's axe.min.js
-from npm where FER_AXE says.
+from npm where FER_AXE says. Three pages are made here, of what is hard to lay out; one of each kind is taken from the
+sample study as it stands in reports/sample or where FER_PAGES says, so `make all-reports` comes first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,14 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from fer_core import data, report
+from fer_core import compare, data, report
 from fer_core.artifacts import Settings
+from fer_core.schema import ROOT
 from tests.conftest import make_faces
+from tests.test_compare import side
+from tests.test_leaderboard import CONTENDERS, RESULTS
 from tests.test_report import CLAIM, ENTRIES, ROWS, cells, picture, with_output
 
 CHROMIUM = Path(os.environ.get("FER_CHROMIUM", "/usr/bin/chromium"))
@@ -33,7 +40,19 @@ OPTIONS = (
     "--disable-component-update",
     "--no-first-run",
 )
+STUDY = Path(os.environ.get("FER_PAGES", ROOT / "reports" / "sample"))
+KINDS = {
+    "exploration": "00_exploration/default.html",
+    "training": "04_complex_cnn/default.html",
+    "claim": "05_analysis/initialisation.html",
+    "summary": "05_analysis/summary.html",
+    "final": "06_final/all_fixes.html",
+    "beyond": "07_beyond/default.html",
+    "study": "index.html",
+    "comparison": "compare/*.html",
+}
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+A4 = {"width": 718, "height": 1046}  # pixels between margins of a centimetre
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,11 +92,20 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         rendered = {
             "page": report.render(notebook, report.PageContext(**context)),
             "failed": report.render(notebook, report.PageContext(**context, failure=failure)),
-            "index": report.render_index(Settings(folder, "fer2013", "cpu", folder), ENTRIES, ROWS, claims, 2),
+            "index": report.render_index(
+                Settings(folder, "fer2013", "cpu", folder), ENTRIES, [*ROWS, *RESULTS], claims, 2, CONTENDERS
+            ),
+            "glossary": report.render_glossary(Settings(folder, "fer2013", "cpu", folder)),
         }
+    faces = make_faces()
+    sides = side(faces, folder, "01_basic_cnn/default", 3), side(faces, folder, "06_final/from_the_claims", 9)
+    compared = report.clean(compare.document(sides, faces, sample=True).notebook())
+    rendered["compare"] = report.render(compared, report.PageContext("compare/a+b", compare.title(sides), "sample"))
     for name, text in rendered.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
-    return {name: (folder / f"{name}.html").as_uri() for name in rendered}
+    found = {kind: sorted(STUDY.glob(pattern)) for kind, pattern in KINDS.items()}
+    built = {kind: files[0].resolve().as_uri() for kind, files in found.items() if files}
+    return {name: (folder / f"{name}.html").as_uri() for name in rendered} | built
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +122,13 @@ def show(browser: Any, pages: dict[str, str]) -> Iterator[Callable[..., Any]]:
     """Opens a page; fails at the end if it asked for anything but itself or wrote to the console."""
     asked: list[str] = []
     complaints: list[str] = []
+    contexts: list[Any] = []
 
     def opened(name: str, viewport: dict[str, int] = DESK, **options: Any) -> Any:
-        page = browser.new_context(viewport=viewport, **options).new_page()
+        if name not in pages:
+            pytest.skip(f"no {KINDS[name]} in {STUDY}: make all-reports")
+        contexts.append(browser.new_context(viewport=viewport, **options))
+        page = contexts[-1].new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -104,15 +136,19 @@ def show(browser: Any, pages: dict[str, str]) -> Iterator[Callable[..., Any]]:
         return page
 
     yield opened
+    for context in contexts:
+        context.close()
     assert [url for url in asked if url not in pages.values() and not url.startswith("data:")] == []
     assert complaints == []
 
 
-EVERY_PAGE = pytest.mark.parametrize("name", ["page", "failed", "index"])
+EVERY_PAGE = pytest.mark.parametrize("name", ["page", "failed", "index", "compare", "glossary", *KINDS])
+EVERY_WIDTH = pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+EVERY_SCHEME = pytest.mark.parametrize("scheme", ["light", "dark"])
 
 
 @EVERY_PAGE
-@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+@EVERY_WIDTH
 def test_nothing_is_wider_than_the_screen(show: Callable[..., Any], name: str, viewport: dict[str, int]) -> None:
     assert show(name, viewport).evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
@@ -120,7 +156,8 @@ def test_nothing_is_wider_than_the_screen(show: Callable[..., Any], name: str, v
 @EVERY_PAGE
 def test_page_is_whole_without_scripts(show: Callable[..., Any], name: str) -> None:
     page = show(name, PHONE, java_script_enabled=False)
-    assert page.locator("h1").is_visible() and page.locator(".toc a").first.is_visible()
+    assert page.locator("h1").is_visible() and (name == "glossary" or page.locator(".toc a").first.is_visible())
+    assert page.locator(".filter").count() == 0  # no control that would do nothing
 
 
 def test_code_unfolds_without_scripts(show: Callable[..., Any]) -> None:
@@ -157,16 +194,82 @@ def test_results_sort_by_a_click(show: Callable[..., Any]) -> None:
     assert verdicts.first.inner_text().strip() == "supported"
 
 
-def test_paper_shows_no_navigation_and_whole_tables(show: Callable[..., Any]) -> None:
-    page = show("page")
-    page.emulate_media(media="print")
-    assert not page.locator("aside").is_visible() and not page.locator(".neighbours").first.is_visible()
-    assert page.locator(".scroll.long").evaluate("t => t.scrollHeight - t.clientHeight") <= 1
+def test_results_are_filtered_by_words_and_whole_again_without(show: Callable[..., Any]) -> None:
+    page = show("index")
+    rows, heads = page.locator("table.board tbody tr"), page.locator("table.board thead [data-p]")
+    assert rows.count() > 4 and heads.count() == 2
+    field = page.locator("#results ~ .filter input").first
+    field.fill("06_final")
+    visible = [row for row in rows.all() if row.is_visible()]
+    assert 0 < len(visible) < rows.count() and all("06_final" in row.inner_text() for row in visible)
+    told = page.locator("#results ~ .filter [role=status]").first.inner_text()
+    assert told == f"{len(visible)} of {rows.count()} rows"
+    field.fill("complex")  # one row is left: no parameter differs
+    assert not any(head.is_visible() for head in heads.all())
+    field.fill("")
+    assert all(row.is_visible() for row in rows.all()) and all(head.is_visible() for head in heads.all())
 
 
-@pytest.mark.skipif(not AXE, reason="FER_AXE does not say where axe.min.js is")
+# Of a page as it would be printed: what is cut off, what is dark, and what a reader could not unfold any more.
+PAPER = """() => {
+  const seen = [...document.querySelectorAll("body, body *")].filter(e => e.checkVisibility());
+  const style = (e, name) => getComputedStyle(e)[name];
+  const light = colour => {
+    const [r, g, b, alpha = 1] = colour.match(/[\\d.]+/g).map(Number);
+    return alpha === 0 || (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255 > 0.7;
+  };
+  const longer = e => e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1;
+  const cut = e => style(e, "overflow") !== "visible" && longer(e);
+  const told = e => e.tagName + "." + e.className + ": " + e.textContent.trim().slice(0, 40);
+  const across = e => e.closest(".scroll") && style(e.closest(".scroll"), "page") === "across";
+  const folds = [...document.querySelectorAll("main details:not(.code) > :not(summary)")];
+  return {
+    cut: seen.filter(cut).map(told),
+    dark: seen.filter(e => !light(style(e, "backgroundColor"))).map(told),
+    turned: seen.filter(e => style(e, "filter") !== "none").map(told),
+    folded: folds.filter(e => !e.getClientRects().length).map(told),
+    code: seen.filter(e => e.matches("details.code:not([open]) *")).map(told),
+    navigation: seen.filter(e => e.matches("aside, .neighbours, .skip, .anchor")).map(told),
+    wider: seen.filter(e => e.getBoundingClientRect().right > (across(e) ? ACROSS : innerWidth) + 1).map(told),
+  };
+}"""
+
+
 @EVERY_PAGE
-@pytest.mark.parametrize(("scheme", "viewport"), [("light", DESK), ("dark", PHONE)], ids=["desk", "phone"])
+def test_paper_is_white_whole_and_without_code_or_navigation(show: Callable[..., Any], name: str) -> None:
+    page = show(name, A4, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    found = page.evaluate(PAPER.replace("ACROSS", str(A4["height"])))
+    assert {what: names for what, names in found.items() if names} == {}
+
+
+def test_code_that_was_unfolded_is_printed(show: Callable[..., Any]) -> None:
+    page = show("page", A4)
+    page.get_by_role("button", name="Show all code").click()
+    page.emulate_media(media="print")
+    assert page.locator("details.code pre", has_text="very long").is_visible()
+
+
+def test_charts_turn_dark_and_faces_keep_their_light(show: Callable[..., Any]) -> None:
+    page = show("training", color_scheme="dark")
+    for images, dark in ((page.locator("figure img.chart"), True), (page.locator("figure img:not(.chart)"), False)):
+        shot = Image.open(io.BytesIO(images.first.screenshot())).convert("L")
+        assert bool(np.median(np.asarray(shot)) < 60) == dark
+
+
+def test_pages_of_the_study_are_light_enough_to_send() -> None:
+    """At most 1.5 MB each, and half a megabyte the usual one."""
+    sizes = {str(file.relative_to(STUDY)): file.stat().st_size for file in STUDY.rglob("*.html")}
+    if not sizes:
+        pytest.skip(f"no page in {STUDY}: make all-reports")
+    assert {name: size for name, size in sizes.items() if size > 1_500_000} == {}
+    assert statistics.median(sizes.values()) <= 500_000
+
+
+@pytest.mark.skipif(not AXE, reason="FER_AXE does not say where axe.min.js is: npm pack axe-core")
+@EVERY_PAGE
+@EVERY_SCHEME
+@EVERY_WIDTH
 def test_axe_finds_nothing(show: Callable[..., Any], name: str, scheme: str, viewport: dict[str, int]) -> None:
     page = show(name, viewport, color_scheme=scheme, bypass_csp=True)
     page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")

@@ -113,6 +113,13 @@ def test_figure_fits_a_column(shown):
     assert Image.open(io.BytesIO(shown[0][0]["image/png"])).width <= 770
 
 
+def test_what_must_not_be_turned_for_a_dark_page_is_marked(shown):
+    plots.show(plots.images_grid(faces(2), ["fear", "sad"]), "", "")
+    plots.show(plots.class_counts(pd.DataFrame({"train": [3, 4]}, index=["sad", "surprise"])), "", "")
+    plots.show(plots.learning_rate(history()), "", "")
+    assert [metadata["image/png"].get("as_drawn", False) for _, metadata in shown] == [True, True, False]
+
+
 @pytest.mark.parametrize("faces_said", [False, True])
 def test_single_faces_are_marked_even_where_the_caller_forgot(shown, faces_said):
     plots.show(plots.images_grid(faces(2), ["fear", "sad"]), "", "", faces=faces_said)
