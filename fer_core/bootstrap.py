@@ -106,7 +106,9 @@ def missing() -> list[str]:
 def install(requirements: list[str], folder: Path) -> None:
     """Install them and what they need themselves, with the host's torch, torchvision and numpy held where they are."""
     held = folder / "held.txt"
-    held.write_text("".join(f"{name}=={metadata.version(name)}\n" for name in HEAVY), encoding="utf-8")
+    installed = {found.name.lower(): found.version for found in metadata.distributions()}
+    lines = [f"{name}=={installed[name]}\n" for name in HEAVY if name in installed]
+    held.write_text("".join(lines), encoding="utf-8")
     words = [sys.executable, "-m", "pip", "install", "-q", "--constraint", str(held), *requirements]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
