@@ -27,7 +27,7 @@ from typing import Any
 
 from fer_core import artifacts, glossary, leaderboard
 from fer_core.artifacts import Run, Settings
-from fer_core.schema import PACKAGE, ROOT, Page, Params, read_notebook
+from fer_core.schema import PACKAGE, ROOT, Page, Params, open_notebook, read_notebook
 
 TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv")
@@ -176,7 +176,7 @@ def execute(page: Page, values: Mapping[str, Any], target: Path, settings: Setti
     environment = kernel_environment(page.name, settings, threads)
     Path(environment["IPYTHONDIR"]).mkdir(parents=True, exist_ok=True)  # IPython warns in the page where it is missing
     partial = target.with_name(f".{target.stem}.{os.getpid()}.part.ipynb")
-    source = nbformat.reads(json.dumps(read_notebook(page.notebook)), 4)
+    source = nbformat.reads(json.dumps(open_notebook(page.notebook_path)), 4)
     written = str(partial).replace("{", "{{").replace("}", "}}")  # papermill takes braces in paths for parameters
     failed: tuple[str, str] | None = None
     try:

@@ -354,13 +354,17 @@ def load_page(name: str) -> Page:
     return page
 
 
-def read_notebook(notebook: str) -> dict[str, Any]:
+def open_notebook(path: Path) -> dict[str, Any]:
     """The notebook as the study knows it: without the cell that prepares Colab and Kaggle (fer_core/bootstrap.py)."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "cells": [c for c in found["cells"] if BOOTSTRAP not in c.get("metadata", {}).get("tags", [])]}
+
+
+def read_notebook(notebook: str) -> dict[str, Any]:
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     if not path.exists():
         raise ParameterError(f"notebooks/{notebook}.ipynb is missing: a page's folder is named after its notebook.")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {**found, "cells": [c for c in found["cells"] if BOOTSTRAP not in c.get("metadata", {}).get("tags", [])]}
+    return open_notebook(path)
 
 
 def notebook_defaults(notebook: str) -> dict[str, Any]:
