@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fer_core import artifacts, build, data, devices, schema
-from fer_core.schema import ROOT, FerError
+from fer_core import artifacts, bootstrap, build, data, devices, schema
+from fer_core.schema import PACKAGE, ROOT, FerError
 
 KAGGLE_DATASET = "msambare/fer2013"  # the folder form, public: needs no account
 
@@ -46,7 +46,8 @@ def _data(_: argparse.Namespace) -> int:
 
 
 def _lab(_: argparse.Namespace) -> int:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.call([sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks")], env=environment)
 
 
@@ -87,6 +88,12 @@ def _reproduce(options: argparse.Namespace) -> int:
     return reproduce.reproduce(artifacts.settings(), options.page, _jobs())
 
 
+def _bootstrap(options: argparse.Namespace) -> int:
+    changed = bootstrap.write_all() if options.write else []
+    print("\n".join(changed) if options.write else "".join(bootstrap.cell(bootstrap.repository())["source"]))
+    return 0
+
+
 def _worker(_: argparse.Namespace) -> int:
     return build.serve()
 
@@ -119,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("page", metavar="PAGE", help="a training page, such as 04_complex_cnn/default")
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("source", metavar="FROM", help="another machine's OUT, or a folder that make publish made")
+    written = argparse.ArgumentParser(add_help=False)
+    written.add_argument("--write", action="store_true", help="put it on top of every notebook")
     for command, action, about, parents in (
         ("all-reports", _all_reports, "make every page that is not current", [shared]),
         ("report", _report, "make one page", [shared, pages]),
@@ -130,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         ("publish", _publish, "write reports/published/: the study on real data, single faces withheld", [shared]),
         ("import", _import, "take in finished runs from another machine", [shared, source]),
         ("reproduce", _reproduce, "train a page afresh and compare with what stands", [shared, page]),
+        ("bootstrap", _bootstrap, "the cell with which notebooks start on Colab and Kaggle", [written]),
         ("_worker", _worker, argparse.SUPPRESS, []),
     ):
         added = commands.add_parser(command, help=about, description=about, parents=parents)

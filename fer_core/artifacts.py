@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_core.schema import RESERVED_NAMES, ROOT, ParameterError, Params, parse_set, run_values
+from fer_core.schema import PACKAGE, RESERVED_NAMES, ROOT, ParameterError, Params, parse_set, run_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +137,8 @@ class Settings:
 
 
 def settings() -> Settings:
-    """From FER_DATA, FER_NAME, FER_DEVICE, FER_OUT and FER_SET; unset means the sample, auto, the repository.
+    """From FER_DATA, FER_NAME, FER_DEVICE, FER_OUT and FER_SET; unset means the sample, auto, the repository
+    (the current folder, where the package was installed without one).
 
     Raises
     ------
@@ -152,7 +153,8 @@ def settings() -> Settings:
     device = os.environ.get("FER_DEVICE") or "auto"
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ParameterError(f"DEVICE is '{device}', expected auto, cpu, cuda or mps.")
-    out = Path(os.environ.get("FER_OUT") or ROOT).expanduser().resolve()
+    here = ROOT if PACKAGE.parent == ROOT else Path.cwd()  # nothing is written to where packages are installed
+    out = Path(os.environ.get("FER_OUT") or here).expanduser().resolve()
     path = Path(data).expanduser().resolve() if data else None
     afresh = bool(os.environ.get("FER_AFRESH"))
     return Settings(path, name, device, out, parse_set(os.environ.get("FER_SET") or ""), afresh)

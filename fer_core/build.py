@@ -25,7 +25,7 @@ from typing import Any
 
 from fer_core import artifacts, data, devices, glossary, kernels, leaderboard, limits, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
-from fer_core.schema import DEFAULTS, ROOT, SPECS, FerError, Page, ParameterError, Params
+from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params
 
 RENDERING = (
     "schema.py",
@@ -39,6 +39,7 @@ RENDERING = (
     "glossary.py",
     "report.py",
 )
+NOT_HERE = "is a claim about FER2013 itself, which this data is not"
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
 ROUGH_SECONDS = {"basic_cnn": 1 / 1200, "complex_cnn": 1 / 550, "residual": 1 / 300}  # an image and epoch, one CPU core
 
@@ -126,14 +127,21 @@ class Plan:
         loaded = {name: schema.load_page(name) for name in dict.fromkeys([*(names or []), *every])}
         self._check_set(loaded.values())
         self.data_hash = data.data_hash(settings.data, settings.store)
-        classes = schema.EMOTIONS if settings.sample else data.open_faces(settings.data, settings.store).classes
+        classes: tuple[str, ...] = schema.EMOTIONS
+        self.fer2013, self._images = False, 2_700
+        if not settings.sample:
+            faces = data.open_faces(settings.data, settings.store)
+            data.make_split(faces)  # a class too small to be split is told before anything starts
+            classes, self.fer2013 = faces.classes, data.is_fer2013(faces)
+            self._images = int((faces.usage != data.PRIVATE).sum())
         resolved = {name: schema.resolve_page(loaded[name], settings.sample, settings.set_values) for name in every}
-        self.fer2013 = not settings.sample and tuple(classes) == schema.EMOTIONS
-        self.elsewhere = [name for name in every if not schema.applies(resolved[name], classes)]
+        self.elsewhere = {
+            name: params for name, params in resolved.items() if not schema.applies(params, classes)
+        }  # pages that ask about FER2013's emotions
         every = [name for name in every if name not in self.elsewhere]
         wanted = list(names) if names is not None else every
         for name in set(wanted) & set(self.elsewhere):
-            raise ParameterError(f"{name} asks about FER2013's seven emotions, which this data does not have.")
+            raise ParameterError(f"{name} {NOT_HERE}: leave it out.")
         self._runs: dict[str, WantedRun] = {}
         self.rendering = {file: artifacts.code_fingerprint(file) for file in RENDERING}
         self.rendering["template"] = _template_fingerprint()
@@ -168,7 +176,7 @@ class Plan:
             "notebook": _notebook_source(page.notebook),
             "rendering": self.rendering,
             "neighbours": [before, after],
-        }
+        } | ({} if self.fer2013 or self.settings.sample else {"own": True})
         return PagePlan(page, params, arms, json.loads(json.dumps(inputs)), (before, after))
 
     def _want(self, params: Params) -> WantedRun:
@@ -220,10 +228,6 @@ class Plan:
         return cost * (run.params.epochs - run.epochs_done)
 
     @cached_property
-    def _images(self) -> int:
-        return 2_700 if self.settings.sample else 32_298
-
-    @cached_property
     def _timed(self) -> dict[tuple[str, float, bool], float]:
         """Seconds an epoch, by network, width and BatchNorm."""
         found: dict[tuple[str, float, bool], list[float]] = {}
@@ -240,7 +244,7 @@ class Plan:
         """What is current, what would run and why, hours and disk: what `make plan` prints."""
         lines = [f"{self.settings.name}: {len(self.chosen) - len(self.stale)} of {len(self.chosen)} pages are current."]
         if self.elsewhere:
-            lines.append(f"  left out, since they ask about FER2013's seven emotions: {', '.join(self.elsewhere)}")
+            lines += [f"  {name}: does not apply, since it {NOT_HERE}" for name in self.elsewhere]
         for plan in self.stale:
             lines.append(f"  {plan.name}: {'; '.join(plan.reasons)}")
         missing = self.missing_runs()
@@ -378,7 +382,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "FER_NAME": settings.name if settings.data else "",
         "FER_DEVICE": settings.device,
         "FER_OUT": str(settings.out),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
     }
     return {**os.environ, **one, **words}
 
@@ -717,6 +721,12 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     """results.csv, claims.csv and index.html from what stands in OUT now; skipped where none of it has changed."""
     compare_study(plan)
     entries = [entry(page, failures) for page in plan.pages.values()]
+    entries += [
+        {"name": name, "title": params.claim, "finding": f"Does not apply, since it {NOT_HERE}.", "state": "elsewhere"}
+        | {"href": None, "reason": NOT_HERE, "key": None}
+        for name, params in plan.elsewhere.items()
+    ]
+    entries.sort(key=lambda entry: schema.page_names().index(entry["name"]))
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
     compared = report.comparisons(plan.settings)
     state = digest([entries, compared, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])

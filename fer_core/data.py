@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Self, cast
 
@@ -39,7 +40,7 @@ UNLABELLED = 255  # the label of an image of the competition's test.csv
 TRAINING, PUBLIC, PRIVATE = range(3)  # positions in USAGES
 LOW_CONTRAST_STD = 2.0  # grey levels; FER2013's 13 lie below 0.7, the next at 4.1
 NEAR_THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
-READER = 1  # goes up when this file reads the same bytes differently: what older ones remembered is read again
+READER = 2  # goes up when this file reads the same bytes differently: what older ones remembered is read again
 
 MAX_MEMBERS = 1_000_000  # bounds on what an archive may unpack to; FER2013 as folders is 35,887 files,
 MAX_MEMBER_BYTES = 1 << 30  # as a table 301 MB, the competition's archive 0.7 GB
@@ -274,9 +275,15 @@ def _canonical(raw: Raw, name: str) -> tuple[Raw, np.ndarray]:
     digests = np.array([hashlib.sha256(image.data).hexdigest()[:32] for image in raw.images], "S32")
     if not (raw.usage == PRIVATE).any():
         note = "no test images of its own, so split 80/10/10 by pixel hash"
-        raw = raw._replace(usage=_own_split(raw.labels, digests), source=f"{raw.source}; {note}")
+        usage = _own_split(raw.labels, digests, (16, 18))
+        raw = raw._replace(usage=usage, source=f"{raw.source}; {note}")
         if not (raw.usage == PRIVATE).any():
             raise DataError(f"{name}: expected test images, or 5 images of a class to set one aside for it: add some.")
+    elif not (raw.usage == PUBLIC).any():
+        # The official split wants images to validate on; the other splits draw from both parts anyway.
+        usage, pool = raw.usage.copy(), raw.usage == TRAINING
+        usage[pool] = _own_split(raw.labels[pool], digests[pool], (18, 20))
+        raw = raw._replace(usage=usage, source=f"{raw.source}; no validation images of its own, so 10 % by pixel hash")
     for code, emotion in enumerate(raw.classes):
         if not ((raw.labels == code) & (raw.usage == TRAINING)).any():
             total = np.count_nonzero(raw.labels == code)
@@ -289,8 +296,13 @@ def _canonical(raw: Raw, name: str) -> tuple[Raw, np.ndarray]:
     return ordered, digests[order]
 
 
-def _own_split(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
-    """Usage (n,): of each class's images 80 % Training, 10 % PublicTest, 10 % PrivateTest, exact copies together."""
+def _own_split(labels: np.ndarray, digests: np.ndarray, ends: tuple[int, int]) -> np.ndarray:
+    """Usage (n,): of each class's images Training and PublicTest, exact copies together, PrivateTest the rest.
+
+    Parameters
+    ----------
+    ends : where Training and PublicTest end, in twentieths: (16, 18) is 80 %, 10 % and 10 %
+    """
     usage = np.zeros(len(labels), np.uint8)
     order = np.lexsort((labels, digests))
     starts = np.r_[True, digests[order][1:] != digests[order][:-1]]
@@ -301,7 +313,7 @@ def _own_split(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
         total, before = sum(map(len, groups)), 0
         for group in groups:
             middle = 10 * (2 * before + len(group))  # compared in twentieths of the class, without rounding
-            usage[group] = TRAINING if middle < 16 * total else PUBLIC if middle < 18 * total else PRIVATE
+            usage[group] = TRAINING if middle < ends[0] * total else PUBLIC if middle < ends[1] * total else PRIVATE
             before += len(group)
     return usage
 
@@ -695,7 +707,8 @@ def _slow(text: bytes, pixels: int, name: str, row: int) -> list[int]:
 def _from_pictures(pictures: list[Entry], name: str) -> Raw:
     """Pictures in class folders; file names' prefixes or folders tell the split."""
     pictures = sorted(pictures, key=lambda entry: entry.path)
-    places = [_place(entry.path, name) for entry in pictures]
+    root = _root([entry.path for entry in pictures])
+    places = [_place(entry.path, name, root) for entry in pictures]
     prefixed = any(USAGE_PREFIX.match(PurePosixPath(entry.path).name) for entry in pictures)
     if len({usage is None for _, usage in places}) > 1:
         odd = pictures[[usage is None for _, usage in places].index(True)].path
@@ -720,12 +733,19 @@ def _from_pictures(pictures: list[Entry], name: str) -> Raw:
     return Raw(images, labels, usage, classes, form + resized)
 
 
-def _place(path: str, name: str) -> tuple[str | None, int | None]:
+def _root(paths: list[str]) -> int:
+    """How many folders lie around all class folders: data/faces/anna/x.png, data/faces/bob/2024/y.png have two."""
+    folders = [path.split("/")[:-1] for path in paths]
+    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
+    return max(0, shared - all(len(parts) == shared for parts in folders))  # a single class is no root
+
+
+def _place(path: str, name: str, root: int) -> tuple[str | None, int | None]:
     """Class and usage of a picture by where it lies; class None: a test picture without a label."""
     *folders, file = path.split("/")
     prefix = USAGE_PREFIX.match(file)
     splits = [k for k, folder in enumerate(folders) if folder.casefold() in USAGE_OF]
-    usage, below = None, folders[-1:]
+    usage, below = None, folders[root : root + 1]  # what lies deeper (anna/2024/) is still of that class
     if splits:  # train/<class>/…, or <class>/train/…
         usage = USAGE_OF[folders[splits[-1]].casefold()]
         below = folders[splits[-1] + 1 :] or folders[: splits[-1]][-1:]
@@ -840,7 +860,7 @@ def _drawn_groups(copies: np.ndarray, rng: np.random.Generator) -> list[np.ndarr
 
 
 def _check_split(faces: Faces, split: Split, kind: str) -> None:
-    remedy = "choose split: random" if kind == "official" else "choose another split_seed or train_fraction"
+    remedy = "choose split: random" if kind == "official" else "add images, or choose another split_seed"
     if not len(split.validation):
         raise ParameterError(f"split '{kind}' leaves no image for validation, expected one or more: {remedy}.")
     counts = np.bincount(faces.labels[split.train], minlength=len(faces.classes))
@@ -861,6 +881,15 @@ def low_contrast(faces: Faces) -> np.ndarray:
     blocks = [faces.images[k : k + 1024].reshape(-1, faces.images[0].size) for k in range(0, faces.n, 1024)]
     spread = np.concatenate([block.std(1, dtype=np.float64) for block in blocks])
     return np.flatnonzero(spread < LOW_CONTRAST_STD)
+
+
+def is_fer2013(faces: Faces) -> bool:
+    """Whether these are FER2013's images, in any form of it: only to them the original's figures can be compared.
+
+    Its test set has 3,589 images, 7,178 where a form of it merges PublicTest and PrivateTest.
+    """
+    n = np.count_nonzero(faces.usage == PRIVATE)
+    return faces.classes == EMOTIONS and faces.image_size == (48, 48) and n in (3589, 7178)
 
 
 def audit(faces: Faces) -> dict[str, int]:

@@ -1195,6 +1195,7 @@ class Summary:
         s, names = settings(), [name for name in schema.page_names() if name.startswith("05_analysis/")]
         pages = {name: schema.resolve_page(schema.load_page(name), s.sample, s.set_values) for name in names}
         here = {name: params for name, params in pages.items() if schema.applies(params, open_faces().classes)}
+        self.elsewhere = [params.claim for name, params in pages.items() if name not in here]
         self.claims = {name: Claim(params) for name, params in here.items() if params.arms}
         for claim in self.claims.values():
             claim.runs = {arm: [r for p in wanted if (r := finished(p))] for arm, wanted in claim.wanted.items()}
@@ -1240,7 +1241,10 @@ class Summary:
         text = (
             f"This page trains nothing: {len(self._all) - len(missing)} of {len(self._all)} claims have all their runs."
         )
-        return Markdown(text + (f" Not yet run: {', '.join(missing)}." if len(missing) else ""))
+        text += f" Not yet run: {', '.join(missing)}." if len(missing) else ""
+        if self.elsewhere:
+            text += f" About FER2013 itself, so that they do not apply here: {'; '.join(self.elsewhere)}."
+        return Markdown(text)
 
     def curves(self) -> None:
         """Every claim's effect with its interval."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fer_core.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, arm_interval, unit, words
@@ -36,9 +38,17 @@ TITLE_LETTERS = 60  # that fit into WIDTH
 FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
 ENOUGH_FACES = 20  # of which a mean with a heat map over it is drawn: groups of wrong answers may be small and alike
 FEW_EPOCHS = 4  # fewer are marked with dots: a line of one epoch would not be seen
-# DejaVu comes with matplotlib, so that every machine draws the same letters.
+ROW_LETTERS = 58  # of all classes' names under a confusion matrix; more are set upright
+LABEL_LETTERS = 18  # of a class's name beside bars; the rest of a longer one is in the tables
+MANY_CLASSES = 8  # from here on a confusion matrix has smaller cells, from TOO_MANY on cells without numbers
+TOO_MANY_CLASSES = 15
+# DejaVu comes with matplotlib, so that every machine draws the same letters; what it lacks (a class may have a Chinese
+# name) comes from the first of these that the machine has, and is a box in the figure and a name in the tables if none.
+OTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
 STYLE: Any = {
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.labelsize": 10, "axes.titlesize": 10,
+    "text.parse_math": False,  # a class may be called $5
+    "font.family": ["DejaVu Sans", *sorted(set(get_font_names()) & set(OTHER_FONTS), key=OTHER_FONTS.index)],
+    "font.size": 10, "axes.labelsize": 10, "axes.titlesize": 10,
     "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "figure.titlesize": 11, "figure.titleweight": "bold",
     "figure.constrained_layout.use": True, "figure.constrained_layout.w_pad": 0.09,
     "figure.constrained_layout.h_pad": 0.06, "figure.dpi": DPI, "figure.facecolor": "white",
@@ -56,7 +66,8 @@ def _styled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
-        with plt.rc_context(STYLE):
+        with plt.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             return function(*args, **kwargs)
 
     return drawn
@@ -77,6 +88,21 @@ def palette(classes: Sequence[str]) -> dict[str, str]:
     free = [colour for name, colour in own.items() if name not in classes] or list(OKABE_ITO)
     rest = [name for name in classes if name not in own]
     return {name: own.get(name) or free[rest.index(name) % len(free)] for name in classes}
+
+
+def short(name: str, letters: int = LABEL_LETTERS) -> str:
+    """A name that fits: a longer one keeps its beginning and its end, which tell names of one kind apart."""
+    head = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[: letters - 1 - head].rstrip()}…{name[-head:].lstrip()}"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names that fit and still differ: those that shortening made equal start with their number, from 1."""
+    made = [short(name) for name in names]
+    return [
+        name if made.count(name) == 1 else short(f"{number} {full}")
+        for number, (name, full) in enumerate(zip(made, names, strict=True), 1)
+    ]
 
 
 def title(axes: Axes | np.ndarray) -> str:
@@ -278,21 +304,37 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
     if mistakes.max() > 0:
         finding = f"{_capital(classes[true])} is most often taken for {classes[answer]} "
         finding += f"({_percent(float(mistakes.max()), 0)} of {n[true]:,})"
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.62 * k))
+    cell = 0.62 if k < MANY_CLASSES else 0.42 if k < TOO_MANY_CLASSES else 0.2  # inches high
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + cell * k))
     _title(figure, finding)
-    cells = [f"{_percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
-    rows = [f"{name} ({count:,})" for name, count in zip(classes, n, strict=True)]
+    names = short_names(classes)
+    upright = k * max(map(len, names)) > ROW_LETTERS
     seaborn.heatmap(
-        shares, annot=np.reshape(cells, (k, k)), fmt="", cmap="Purples", vmin=0, vmax=1, cbar=False, ax=ax,
-        annot_kws={"size": 9}, linewidths=0.5, linecolor="white", xticklabels=list(classes), yticklabels=rows,
+        shares, annot=_cells(shares, matrix), fmt="", cmap="Purples", vmin=0, vmax=1, cbar=False, ax=ax,
+        annot_kws={"size": 9}, linewidths=0.5, linecolor="white",
+        xticklabels=names if k < TOO_MANY_CLASSES else False,
+        yticklabels=[f"{name} ({count:,})" for name, count in zip(names, n, strict=True)],
     )  # fmt: skip
-    ax.set(xlabel="predicted (share of the row, count)", ylabel="true (n)")
+    told = "share of the row, count" if k < MANY_CLASSES else "colour: share of the row, number: count"
+    xlabel = f"predicted ({told})" if k < TOO_MANY_CLASSES else "predicted, in the same order (share of the row)"
+    ax.set(xlabel=xlabel, ylabel="true (n)")
     ax.tick_params(length=0)
-    ax.tick_params(axis="x", rotation=0 if k < 8 else 90)
+    ax.tick_params(axis="x", rotation=90 if upright else 0)
     ax.tick_params(axis="y", rotation=0)
     counts = pd.DataFrame(matrix, columns=[f"predicted {name}" for name in classes])
     _plotted(figure, "confusion_matrix", counts.assign(true=list(classes))[["true", *counts.columns]])
     return ax
+
+
+def _cells(shares: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
+    """What stands in the cells: share and count; of many classes the counts above 0; of too many nothing."""
+    k = len(matrix)
+    if k >= TOO_MANY_CLASSES:
+        return None
+    cells = [f"{_percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
+    if k >= MANY_CLASSES:
+        cells = [f"{count}" if count else "" for count in matrix.flat]
+    return np.reshape(cells, (k, k))
 
 
 @_styled
@@ -311,7 +353,10 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     recall = table["recall"].dropna()
     worst = str(recall.idxmin())
     finding = f"{_capital(worst)} recall is lowest ({_percent(recall[worst], 0)}, n = {table['n'][worst]:,.0f})"
-    labels = [f"{name} ({n:,.0f})" for name, n in table["n"].items()]
+    if recall.nunique() == 1:
+        finding = f"Recall is {_percent(recall[worst], 0)} for every class"
+    names = short_names([str(name) for name in table.index])
+    labels = [f"{name} ({n:,.0f})" for name, n in zip(names, table["n"], strict=True)]
     axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, percent=True)
     _plotted(_figure(axes), "class_bars", table.rename_axis("class").reset_index())
     return axes
@@ -334,7 +379,7 @@ def class_recalls(table: pd.DataFrame) -> np.ndarray:
     if len(change):
         name = str(change.abs().idxmax())
         finding = f"Recall changes most for {name}: {_signed(change[name] * 100, 1)} points with {table.columns[-1]}"
-    axes = _bars(table, finding, [str(name) for name in table.index], percent=True)
+    axes = _bars(table, finding, short_names([str(name) for name in table.index]), percent=True)
     _plotted(_figure(axes), "class_recalls", table.rename_axis("class").reset_index())
     return axes
 
@@ -470,10 +515,12 @@ def class_counts(counts: pd.DataFrame) -> np.ndarray:
     first = counts.iloc[:, 0]
     most, least, split = str(first.idxmax()), str(first.idxmin()), counts.columns[0]
     finding = f"{_capital(least)} has no {split} image, {most} has {first.max():,}"
-    if first.min():
+    if first.min() == first.max():
+        finding = f"All classes have {first.max():,} {split} images each"
+    elif first.min():
         finding = f"{_capital(most)} has {first.max() / first.min():.1f} times as many {split} images as {least} "
         finding += f"({first.max():,} against {first.min():,})"
-    axes = _bars(counts, finding, [str(name) for name in counts.index])
+    axes = _bars(counts, finding, short_names([str(name) for name in counts.index]))
     _plotted(_figure(axes), "class_counts", counts.rename_axis("class").reset_index())
     return axes
 
@@ -496,7 +543,7 @@ def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int])
     most, least = classes[int(np.argmax(spread))], classes[int(np.argmin(spread))]
     titles = [f"{name}\n{n:,}" for name, n in zip(classes, counts, strict=True)]
     finding = f"The mean face of {most} has the most contrast, that of {least} the least"
-    axes = _grid(means, titles, max(len(titles), 1), finding)
+    axes = _grid(means, titles, len(titles) if len(titles) <= MANY_CLASSES else MANY_CLASSES, finding)
     if any(0 < n < FEW_FACES for n in counts):
         _figure(axes).set_gid("faces")
     _plotted(_figure(axes), "mean_faces", pd.DataFrame({"class": list(classes), "n": counts, "contrast": spread}))
@@ -576,7 +623,7 @@ def images_grid(
     Parameters
     ----------
     images : uint8 (n, h, w) grey or (n, h, w, 3), 0–255
-    titles : n strings; with eight columns at most ten letters a line
+    titles : n strings; with eight columns ten letters a line are shown, longer ones are shortened
     columns : faces a row
     finding : the title
     heat : float (n, h, w) in 0–1, laid over the images (Grad-CAM)
@@ -586,7 +633,7 @@ def images_grid(
     Axes (n,)
     """
     axes = _grid(images, titles, columns, finding)
-    for ax, warmth in zip(axes, () if heat is None else heat, strict=heat is not None):
+    for ax, warmth in zip(axes, () if heat is None else heat, strict=bool(len(images)) and heat is not None):
         ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
     _figure(axes).set_gid("faces")
     return axes
@@ -1077,12 +1124,15 @@ def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], percent: boo
 
 
 def _grid(images: np.ndarray, titles: Sequence[str], columns: int, finding: str) -> np.ndarray:
-    columns = max(min(columns, len(images)), 1)
-    rows = max(-(-len(images) // columns), 1)
-    lines = max((text.count("\n") + 1 for text in titles), default=0)
-    side = WIDTH / max(columns, 4)  # few images do not grow into posters
+    # Few images do not grow into posters, and none leaves a low empty place; the title has the whole width anyway.
+    columns = max(min(columns, len(images)), 4) if len(images) else 8
+    if not len(images):
+        images, titles = np.full((1, 8, 8), 255, np.uint8), [""]
+    rows = -(-len(images) // columns)
+    lines = max(text.count("\n") + 1 for text in titles)
+    side = WIDTH / columns
     height = rows * (side * 0.9 + 0.16 * lines + 0.1) + 0.2 * -(-len(finding) // TITLE_LETTERS) + 0.1
-    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(side * columns, height))
+    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
     _title(figure, finding)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -1090,5 +1140,5 @@ def _grid(images: np.ndarray, titles: Sequence[str], columns: int, finding: str)
     for ax, image, text in zip(axes.flat, images, titles, strict=False):
         # A mean of colour pictures is float, which would be taken for 0 … 1.
         ax.imshow(image.astype(np.uint8) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=255)
-        ax.set_title(text, fontsize=9)
+        ax.set_title("\n".join(short(line, int(13.4 * side)) for line in text.split("\n")), fontsize=9)
     return axes.ravel()[: len(images)]

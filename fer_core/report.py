@@ -20,14 +20,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fer_core import artifacts, glossary, kernels, leaderboard
 from fer_core.artifacts import Run, Settings
-from fer_core.schema import ROOT, Page, Params, read_notebook
+from fer_core.schema import PACKAGE, ROOT, Page, Params, open_notebook, read_notebook
 
 TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv")
@@ -71,6 +71,7 @@ class PageContext:
     title: str
     dataset: str
     sample: bool = False
+    own: bool = False  # whether the data is neither FER2013 nor drawn
     previous: str | None = None
     following: str | None = None
     files: tuple[str, ...] = ()
@@ -116,7 +117,7 @@ def kernel_environment(page: str, settings: Settings, threads: int) -> dict[str,
         "FER_PAGE": page,
         "FER_THREADS": str(threads),
         **({"FER_AFRESH": "1"} if settings.afresh else {}),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *filter(None, [kept.get("PYTHONPATH")])]),
         # A user's IPython startup files and matplotlibrc must not change a page; a cluster's home may be read-only.
         "IPYTHONDIR": str(settings.store / "kernel" / "ipython"),
         "MPLCONFIGDIR": str(settings.store / "kernel" / "matplotlib"),
@@ -157,8 +158,8 @@ def execute(
     environment = kernel_environment(page.name, settings, threads)
     Path(environment["IPYTHONDIR"]).mkdir(parents=True, exist_ok=True)  # IPython warns in the page where it is missing
     partial = target.with_name(f".{target.stem}.{os.getpid()}.part.ipynb")
-    # papermill takes braces in paths for parameters
-    source, written = (str(path).replace("{", "{{").replace("}", "}}") for path in (page.notebook_path, partial))
+    source = nbformat.reads(json.dumps(open_notebook(page.notebook_path)), 4)
+    written = str(partial).replace("{", "{{").replace("}", "}}")  # papermill takes braces in paths for parameters
     failed: tuple[str, str] | None = None
     needs_torch = page.notebook != leaderboard.CLAIMS_NOTEBOOK  # a claim's page of finished runs does without
     try:
@@ -204,7 +205,7 @@ def hide_paths(text: str, settings: Settings | None = None) -> str:
     known = {str(Path.home()): "~", sys.base_prefix: "PYTHON", sys.prefix: "PYTHON"}
     if settings:
         known |= {str(settings.data): "DATA", str(settings.out): "OUT"}
-    known |= {str(ROOT): ""}
+    known |= {str(ROOT): "", str(PACKAGE.parent): ""}
     for path in sorted(known, key=len, reverse=True):
         if len(Path(path).parts) > 1:
             text = re.sub(re.escape(path) + (r"(?![\w.-])" if known[path] else r"[/\\]"), known[path], text)
@@ -553,7 +554,7 @@ def commands(page: str, settings: Settings) -> tuple[str, ...]:
 
 def variables(settings: Settings) -> str:
     """What a command must be told to work on this dataset, after a blank; a path is the reader's own."""
-    told = " DATA=path/to/fer2013" * (not settings.sample)
+    told = f" DATA=path/to/{settings.name}" * (not settings.sample)
     told += f" NAME={settings.name}" * (settings.name not in ("sample", "fer2013"))
     return told + f" SET='{set_text(settings.set_values)}'" * bool(settings.set_values)
 
@@ -666,6 +667,7 @@ def make_page(
     figures = {} if failure else figure_files(notebook)
     files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()), *figures)
     context = page_context(page, params, settings, run_folders, notebook, neighbours, files, failure)
+    context = replace(context, own=bool(inputs.get("own")))
     rendered = render(notebook, context).encode()
     folder = settings.reports / page.name
     failed = folder.with_name(f"{folder.name}.failed.html")
@@ -754,7 +756,7 @@ def render_index(
     Parameters
     ----------
     entries : {name, title, finding, state, href, reason} of every page, in reading order;
-        state is done, stale, failed or missing; optionally `runs`, {state: how many}
+        state is done, stale, failed, missing or (not for this data) elsewhere; optionally `runs`, {state: how many}
     results, claims : rows of results.csv and claims.csv
     scored : how many times the test set was scored
     contenders : the training pages with their parameters and curves
@@ -773,6 +775,7 @@ def render_index(
             **_script(),
             dataset=settings.name,
             sample=settings.sample,
+            own=not settings.sample and not real,
             entries=entries,
             chapters=[(name, heading(read_notebook(name)) or name, found) for name, found in chapters.items()],
             abstract=_linked_pages(markdown(leaderboard.abstract(results, claims, real)), entries),

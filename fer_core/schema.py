@@ -21,7 +21,10 @@ from typing import Any
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 USAGES = ("Training", "PublicTest", "PrivateTest")
 RESERVED_NAMES = ("published", "predictions", "sample")
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+# Notebooks and parameters lie beside the package in the repository, in its folder `study` where a wheel brought it.
+ROOT = PACKAGE / "study" if (PACKAGE / "study").is_dir() else PACKAGE.parent
+BOOTSTRAP = "bootstrap"  # tag of the cell that only Colab and Kaggle need: no part of the study
 
 
 class FerError(Exception):
@@ -355,11 +358,17 @@ def load_page(name: str) -> Page:
     return page
 
 
+def open_notebook(path: Path) -> dict[str, Any]:
+    """The notebook as the study knows it: without the cell that prepares Colab and Kaggle (fer_core/bootstrap.py)."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "cells": [c for c in found["cells"] if BOOTSTRAP not in c.get("metadata", {}).get("tags", [])]}
+
+
 def read_notebook(notebook: str) -> dict[str, Any]:
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     if not path.exists():
         raise ParameterError(f"notebooks/{notebook}.ipynb is missing: a page's folder is named after its notebook.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return open_notebook(path)
 
 
 def notebook_defaults(notebook: str) -> dict[str, Any]:

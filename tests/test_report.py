@@ -471,7 +471,7 @@ def test_figures_become_smaller_and_keep_their_colours() -> None:
 
 def test_commands_name_what_the_reader_must_give_and_no_path(tmp_path: Path) -> None:
     told = report.commands("a/b", Settings(tmp_path, "mine", "cpu", tmp_path, {"epochs": 2}))
-    variables = "PAGE=a/b DATA=path/to/fer2013 NAME=mine SET='epochs=2'"
+    variables = "PAGE=a/b DATA=path/to/mine NAME=mine SET='epochs=2'"
     assert told == (f"make report {variables}", f"make reproduce {variables}", "make lab")
 
 
