@@ -147,12 +147,25 @@ def _connect(address: str) -> Any:
     words = {**build.ONE_THREAD, "WANDB_MODE": os.environ.get("WANDB_MODE", "offline")}
     package = {"py_modules": [str(Path(__file__).parent)], "excludes": ["__pycache__"], "env_vars": words}
     try:
+        _knock(address)
         ray.init(address, runtime_env=package, log_to_driver=False, logging_level="ERROR")
     except Exception as fault:
         raise FerError(
             f"no Ray cluster that this machine can use answers at '{address}': {first_line(fault)}"
         ) from fault
     return ray
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes where nobody listens.
+
+    Raises
+    ------
+    OSError, ValueError: nobody does at this host and port, or it is none.
+    """
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def first_line(fault: BaseException) -> str:
