@@ -217,7 +217,8 @@ class Plan:
     def clock(self) -> cost.Clock:
         """The seconds of every finished run of this data: own, imported and published."""
         store = self.settings.store
-        return cost.Clock((store / "runs", store / "imported", self.settings.published), self.data_hash)
+        shelves = (store / "runs", store / "imported", self.settings.published)
+        return cost.Clock(filter(None, shelves), self.data_hash)
 
     def describe(self, jobs: int, price: float | None = None) -> str:
         """What is current, what would run and why, hours, disk and money: what `make plan` prints."""

@@ -42,7 +42,7 @@ class Clock:
             record = read_json(file) or {}
             epochs = (read_json(file.with_name("metrics.json")) or {}).get("epochs")
             if record.get("state") in FINISHED and record.get("data_hash") == data_hash and epochs:
-                self.runs.setdefault(record["key"], _timed(record, epochs))
+                self.runs.setdefault(record.get("key", file.parent.name), _timed(record, epochs))
 
     @cached_property
     def _epochs(self) -> dict[tuple[str, Kind], float]:

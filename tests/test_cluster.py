@@ -328,8 +328,9 @@ sys.exit(build.build(artifacts.settings(), [sys.argv[2]], 1, connect))
 """
 
 
-@pytest.fixture
-def nodes() -> Iterator[subprocess.Popen[str]]:
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of a head and two workers, and their process."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.60'")
     # Ray's workers give way to everything else on a machine (niceness 15): here they are what is waited for.
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
@@ -337,18 +338,15 @@ def nodes() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", NODES], env=environment, stdin=pipe, stdout=pipe, text=True, cwd=tempfile.gettempdir()
     )
-    yield process
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.close()
-    process.stdout.close()
-    process.wait(60)
-
-
-def address(nodes: subprocess.Popen[str]) -> str:
-    assert nodes.stdout is not None
-    line = nodes.stdout.readline().strip()
-    assert re.fullmatch(r"[\w.]+:\d+", line), "the Ray cluster did not start"
-    return line
+    try:
+        address = process.stdout.readline().strip()
+        assert re.fullmatch(r"[\w.]+:\d+", address), "the Ray cluster did not start"
+        yield address, process
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait(60)
 
 
 def driver(out: Path, *words: str, epochs: int = 12, **settings: str) -> subprocess.Popen[str]:
@@ -391,32 +389,10 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds a run's node in /proc")
-def test_study_on_two_ray_nodes_one_of_them_killed_in_mid_run_has_the_local_builds_bytes(
-    nodes: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    head = address(nodes)
-    far = driver(tmp_path / "far", ENGINE="ray", ADDRESS=head)
-    wait_for(lambda: list(tmp_path.rglob("checkpoint.pt")), far)
-    assert nodes.stdin is not None and nodes.stdout is not None
-    print(next(tmp_path.rglob("checkpoint.pt")).parent.name, file=nodes.stdin, flush=True)
-    assert nodes.stdout.readline().strip() == "killed"
-    _, err = finish(far)
-    assert re.search(r"resuming at epoch \d+ of 12", err), err
-    finish(driver(tmp_path / "near"))
-    assert len(run_bytes(tmp_path / "near")) == 2 * len(BYTES)
-    assert run_bytes(tmp_path / "far") == run_bytes(tmp_path / "near")
-    assert page(tmp_path / "far") == page(tmp_path / "near")
-    assert not list(tmp_path.rglob("driver-*"))
-    runs = [json.loads(file.read_text()) for file in (tmp_path / "far/.runs").rglob("run.json")]
-    assert {run["commit"] for run in runs} == {training.commit()["commit"]}
-
-
-@pytest.mark.slow
 def test_runs_come_back_as_bytes_where_out_is_not_shared_and_a_node_without_gpu_says_so(
-    nodes: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[str, subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    head = address(nodes)
+    head, _ = nodes
     finish(driver(tmp_path / "far", "-c", SENT_BACK, head, PAGE, epochs=1))
     finish(driver(tmp_path / "near", epochs=1))
     assert len(run_bytes(tmp_path / "near")) == 2 * len(BYTES)
@@ -431,6 +407,42 @@ def test_runs_come_back_as_bytes_where_out_is_not_shared_and_a_node_without_gpu_
     assert "DEVICE is cuda, but this machine has none" in out
     assert re.search(rf"{PAGE}: its run .* failed", out)
     assert not (tmp_path / f"wrong/reports/sample/{PAGE}.html").exists()
+
+
+@pytest.mark.slow
+def test_stopped_driver_calls_its_runs_back_and_a_local_build_goes_on_with_them(
+    nodes: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    far = driver(tmp_path, ENGINE="ray", ADDRESS=nodes[0], epochs=40)
+    wait_for(lambda: list(tmp_path.rglob("checkpoint.pt")), far)
+    far.send_signal(signal.SIGTERM)
+    assert far.wait(60) == 75
+    far.communicate()
+    assert not list(tmp_path.rglob("driver-*"))
+    _, err = finish(driver(tmp_path, epochs=40))
+    assert re.search(r"resuming at epoch \d+ of 40", err), err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds a run's node in /proc")
+def test_study_on_two_ray_nodes_one_of_them_killed_in_mid_run_has_the_local_builds_bytes(
+    nodes: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    head, process = nodes
+    far = driver(tmp_path / "far", ENGINE="ray", ADDRESS=head)
+    wait_for(lambda: list(tmp_path.rglob("checkpoint.pt")), far)
+    assert process.stdin is not None and process.stdout is not None
+    print(next(tmp_path.rglob("checkpoint.pt")).parent.name, file=process.stdin, flush=True)
+    assert process.stdout.readline().strip() == "killed"
+    _, err = finish(far)
+    assert re.search(r"resuming at epoch \d+ of 12", err), err
+    finish(driver(tmp_path / "near"))
+    assert len(run_bytes(tmp_path / "near")) == 2 * len(BYTES)
+    assert run_bytes(tmp_path / "far") == run_bytes(tmp_path / "near")
+    assert page(tmp_path / "far") == page(tmp_path / "near")
+    assert not list(tmp_path.rglob("driver-*"))
+    runs = [json.loads(file.read_text()) for file in (tmp_path / "far/.runs").rglob("run.json")]
+    assert {run["commit"] for run in runs} == {training.commit()["commit"]}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
