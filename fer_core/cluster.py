@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -146,6 +147,7 @@ def _connect(address: str) -> Any:
         ) from None
     words = {**build.ONE_THREAD, "WANDB_MODE": os.environ.get("WANDB_MODE", "offline")}
     package = {"py_modules": [str(Path(__file__).parent)], "excludes": ["__pycache__"], "env_vars": words}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         ray.init(address, runtime_env=package, log_to_driver=False, logging_level="ERROR")
@@ -153,6 +155,8 @@ def _connect(address: str) -> Any:
         raise FerError(
             f"no Ray cluster that this machine can use answers at '{address}': {first_line(fault)}"
         ) from fault
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which leaves without a word
     return ray
 
 

@@ -413,14 +413,14 @@ def test_runs_come_back_as_bytes_where_out_is_not_shared_and_a_node_without_gpu_
 def test_stopped_driver_calls_its_runs_back_and_a_local_build_goes_on_with_them(
     nodes: tuple[str, subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    far = driver(tmp_path, ENGINE="ray", ADDRESS=nodes[0], epochs=40)
+    far = driver(tmp_path, ENGINE="ray", ADDRESS=nodes[0], epochs=20)
     wait_for(lambda: list(tmp_path.rglob("checkpoint.pt")), far)
     far.send_signal(signal.SIGTERM)
     assert far.wait(60) == 75
     far.communicate()
     assert not list(tmp_path.rglob("driver-*"))
-    _, err = finish(driver(tmp_path, epochs=40))
-    assert re.search(r"resuming at epoch \d+ of 40", err), err
+    _, err = finish(driver(tmp_path, epochs=20))
+    assert re.search(r"resuming at epoch \d+ of 20", err), err
 
 
 @pytest.mark.slow
