@@ -10,6 +10,7 @@ with the same bytes at the end in both cases.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -20,6 +21,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from fer_core.data import Faces
 from fer_core.schema import FerError
 
 RETRIES = 3  # of a run whose worker or node was lost
+PATIENCE_SECONDS = 10  # for runs that are called back
 IN_FLIGHT = 256  # runs handed to the cluster at a time: it may grow as they wait
 
 
@@ -124,9 +127,14 @@ class RayEngine:
                 self.under_way.discard(task)
 
     def close(self) -> None:
+        """Call back what is under way; leave the cluster once nobody waits for an answer any more."""
         with self.lock:
             for task in self.under_way:
-                self.ray.cancel(task, force=True)
+                with contextlib.suppress(Exception):  # a task that has just ended; the others go all the same
+                    self.ray.cancel(task, force=True)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.under_way and time.monotonic() < deadline:
+            time.sleep(0.05)
         self.mark.unlink(missing_ok=True)
         self.ray.shutdown()
 

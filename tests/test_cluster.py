@@ -416,8 +416,8 @@ def test_stopped_driver_calls_its_runs_back_and_a_local_build_goes_on_with_them(
     far = driver(tmp_path, ENGINE="ray", ADDRESS=nodes[0], epochs=20)
     wait_for(lambda: list(tmp_path.rglob("checkpoint.pt")), far)
     far.send_signal(signal.SIGTERM)
-    assert far.wait(60) == 75
-    far.communicate()
+    out, err = far.communicate(timeout=60)
+    assert far.returncode == 75, out + err
     assert not list(tmp_path.rglob("driver-*"))
     _, err = finish(driver(tmp_path, epochs=20))
     assert re.search(r"resuming at epoch \d+ of 20", err), err
