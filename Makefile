@@ -1,4 +1,5 @@
-# Every command is also `python -m fer_core …`. Variables: DATA NAME DEVICE JOBS OUT SET PYTHON.
+# Every command is also `python -m fer_core …`. Variables: DATA NAME DEVICE JOBS OUT SET PYTHON,
+# ENGINE ADDRESS GPUS_PER_RUN (many machines), PRICE (plan).
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
@@ -8,6 +9,10 @@ export FER_DEVICE := $(DEVICE)
 export FER_JOBS := $(JOBS)
 export FER_OUT := $(OUT)
 export FER_SET := $(SET)
+export FER_ENGINE := $(ENGINE)
+export FER_ADDRESS := $(ADDRESS)
+export FER_GPUS_PER_RUN := $(GPUS_PER_RUN)
+export FER_PRICE := $(PRICE)
 
 # The environment is known by its lock's content, not by time stamps. PYTHON= takes an interpreter as it is.
 LOCK := $(firstword $(shell cksum requirements.lock))
@@ -30,6 +35,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  DATA= your FER2013 (any form; unset: the drawn sample)  NAME= folder under reports/  SET=\"epochs=2\""
 	@echo "  DEVICE= auto|cpu|cuda|mps  JOBS= side by side  OUT= where reports and runs go  PYTHON= an interpreter as it is"
+	@echo "  ENGINE= ray|slurm  ADDRESS= its head  GPUS_PER_RUN= 0.25  PRICE= of a core's or GPU's hour, for plan"
 
 all-reports: $(ENVIRONMENT) ## make every page that is not current, and the index
 	@$(RUN) -m fer_core all-reports

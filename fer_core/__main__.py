@@ -8,25 +8,26 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from fer_core import artifacts, bootstrap, build, data, devices, schema
+from fer_core import artifacts, bootstrap, build, cluster, data, devices, schema, slurm
 from fer_core.schema import PACKAGE, ROOT, FerError
 
 KAGGLE_DATASET = "msambare/fer2013"  # the folder form, public: needs no account
 
 
 def _all_reports(_: argparse.Namespace) -> int:
-    return build.build(artifacts.settings(), None, _jobs())
+    return build.build(artifacts.settings(), None, _jobs(), _engine())
 
 
 def _report(options: argparse.Namespace) -> int:
-    return build.build(artifacts.settings(), options.pages, _jobs())
+    return build.build(artifacts.settings(), options.pages, _jobs(), _engine())
 
 
 def _plan(options: argparse.Namespace) -> int:
     settings = artifacts.settings()
-    print(build.Plan(settings, options.pages or None).describe(_jobs()))
+    print(build.Plan(settings, options.pages or None).describe(_jobs(), _price()))
     return 0
 
 
@@ -107,6 +108,31 @@ def _jobs() -> int:
     return int(text)
 
 
+def _engine() -> Callable[[artifacts.Settings], build.Engine] | None:
+    """Where runs are trained: None is here, in the build's own workers."""
+    name = os.environ.get("FER_ENGINE") or "local"
+    if name == "ray":
+        return cluster.connect
+    if name == "slurm":
+        return slurm.connect
+    if name != "local":
+        raise FerError(f"ENGINE is '{name}', expected local, ray or slurm.")
+    if os.environ.get("FER_ADDRESS"):
+        raise FerError("ADDRESS is set, but ENGINE is not: add ENGINE=ray or ENGINE=slurm.")
+    return None
+
+
+def _price() -> float | None:
+    text = os.environ.get("FER_PRICE") or ""
+    try:
+        price = float(text) if text else None
+    except ValueError:
+        price = -1.0
+    if price is not None and not 0 <= price < float("inf"):
+        raise FerError(f"PRICE is '{text}', expected what an hour of one core or GPU costs, such as 1.10.")
+    return price
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fer_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -118,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
         ("jobs", "trainings and pages side by side"),
         ("out", "where reports and the run store go"),
         ("set", "parameters that come last: 'epochs=2 learning_rate=0.01'"),
+        ("engine", "where runs are trained: local, ray or slurm"),
+        ("address", "Ray's head (host:port or auto); for slurm its options, or local"),
+        ("gpus-per-run", "with an engine: a share of a GPU, such as 0.25"),
+        ("price", "for plan: of an hour of one core or GPU"),
     ):
         shared.add_argument(f"--{name}", help=about)
     pages = argparse.ArgumentParser(add_help=False)
@@ -157,7 +187,7 @@ def _terminate(*_: object) -> None:
 
 def main() -> int:
     options = _parser().parse_args()
-    for name in ("data", "name", "device", "jobs", "out", "set"):
+    for name in ("data", "name", "device", "jobs", "out", "set", "engine", "address", "gpus_per_run", "price"):
         if getattr(options, name, None):
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
     if options.command in ("all-reports", "report", "reproduce"):

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from fer_core import artifacts, data, devices, glossary, kernels, leaderboard, limits, report, schema
+from fer_core import artifacts, cost, data, devices, glossary, kernels, leaderboard, limits, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
 from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params
 
@@ -221,27 +221,21 @@ class Plan:
         return [run for _, _, run in sorted(ranked.values(), key=lambda entry: entry[:2])]
 
     def seconds(self, run: WantedRun) -> float:
-        """How long its training takes by the runs in the store of the same network and width, else a rough figure."""
-        images = self._images * run.params.train_fraction
+        """How long its training takes by finished runs on this type of device, else a rough figure."""
+        images = (2_700 if self.settings.sample else 32_298) * run.params.train_fraction
         rough = ROUGH_SECONDS.get(run.params.network, 1 / 120) * images * min(1.0, run.params.width**2)
-        cost = self._timed.get((run.params.network, run.params.width, run.params.batch_norm), rough)
-        return cost * (run.params.epochs - run.epochs_done)
+        measured = self.clock.epoch(run.params, run.wanted.device)
+        return (rough if measured is None else measured) * (run.params.epochs - run.epochs_done)
 
     @cached_property
-    def _timed(self) -> dict[tuple[str, float, bool], float]:
-        """Seconds an epoch, by network, width and BatchNorm."""
-        found: dict[tuple[str, float, bool], list[float]] = {}
-        for run in self._runs.values():
-            seconds, epochs = (
-                (run.found.provenance.get("seconds"), run.found.metrics.get("epochs")) if run.found else (0, 0)
-            )
-            if seconds and epochs:
-                kind = (run.params.network, run.params.width, run.params.batch_norm)
-                found.setdefault(kind, []).append(seconds / epochs)
-        return {kind: sum(costs) / len(costs) for kind, costs in found.items()}
+    def clock(self) -> cost.Clock:
+        """The seconds of every finished run of this data: own, imported and published."""
+        store = self.settings.store
+        shelves = (store / "runs", store / "imported", self.settings.published)
+        return cost.Clock(filter(None, shelves), self.data_hash)
 
-    def describe(self, jobs: int) -> str:
-        """What is current, what would run and why, hours and disk: what `make plan` prints."""
+    def describe(self, jobs: int, price: float | None = None) -> str:
+        """What is current, what would run and why, hours, disk and money: what `make plan` prints."""
         lines = [f"{self.settings.name}: {len(self.chosen) - len(self.stale)} of {len(self.chosen)} pages are current."]
         if self.elsewhere:
             lines += [f"  {name}: does not apply, since it {NOT_HERE}" for name in self.elsewhere]
@@ -249,7 +243,8 @@ class Plan:
             lines.append(f"  {plan.name}: {'; '.join(plan.reasons)}")
         missing = self.missing_runs()
         hours = sum(map(self.seconds, missing)) / 3600
-        measured = "from runs in the store" if self._timed else "a rough figure: nothing has been timed here yet"
+        timed = all(self.clock.epoch(run.params, run.wanted.device) is not None for run in missing)
+        measured = "from measured seconds" if timed else "a rough figure: not every network has been timed here yet"
         if missing:
             lines.append(
                 f"{len(missing)} runs to train: about {hours:.1f} core hours, {hours / jobs:.1f} with JOBS={jobs} "
@@ -257,6 +252,10 @@ class Plan:
             )
         if self.stale:
             lines.append(f"{len(self.stale)} pages to make: about {len(self.stale) * 10 / jobs / 60:.1f} minutes more.")
+        study = {run.key: (run.params, run.wanted.identity) for plan in self.chosen for run in plan.runs}
+        if study:
+            what = "The whole study" if len(self.chosen) == len(self.pages) else "The training of these pages"
+            lines += cost.describe(self.clock, list(study.values()), jobs, price, what)
         return "\n".join(lines)
 
 
@@ -300,11 +299,14 @@ class Task:
     key: str = ""
 
 
-def tasks_of(plan: Plan) -> list[Task]:
-    """The stale pages and missing runs; a training page trains its own first run, so whoever shares it waits for it."""
+def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
+    """The stale pages and missing runs; a training page trains its own first run, so whoever shares it waits for it.
+
+    With `apart` it waits for that run too: an engine trains all of them elsewhere.
+    """
     provider: dict[str, str] = {}
     for page in plan.stale:
-        if page.own is not None and page.own.found is None:
+        if page.own is not None and page.own.found is None and not apart:
             provider.setdefault(page.own.key, page.name)
     tasks = []
     for page in plan.stale:
@@ -321,12 +323,13 @@ def tasks_of(plan: Plan) -> list[Task]:
             "neighbours": page.neighbours,
         }
         own = page.own
-        cost = 8.0 + (plan.seconds(own) if own and provider.get(own.key) == page.name else 0.0)
-        tasks.append(Task(page.name, message, after, cost, own.key if own else ""))
+        seconds = 8.0 + (plan.seconds(own) if own and provider.get(own.key) == page.name else 0.0)
+        tasks.append(Task(page.name, message, after, seconds, own.key if own and not apart else ""))
     for run in plan.missing_runs():
         if run.key not in provider:
             stated = {name: value for name, value in _stated(run.params).items() if name not in ("arms", "rule")}
-            tasks.append(Task(run.name, {"kind": "run", "params": stated}, set(), plan.seconds(run), run.key))
+            message = {"kind": "run", "params": stated, "key": run.key}
+            tasks.append(Task(run.name, message, set(), plan.seconds(run), run.key))
     return tasks
 
 
@@ -374,9 +377,24 @@ class Worker:
                 stream.close()
 
 
+class Engine(Protocol):
+    """Trains runs elsewhere than in this build's workers: on a cluster. `slots` at a time, the rest waits there."""
+
+    slots: int
+    in_flight: int
+
+    def do(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Train the run of a message of kind `run`; a worker's answer, once the run lies in the store."""
+
+    def close(self) -> None:
+        """Call back what is under way."""
+
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FER_THREADS"), "1")
+
+
 def worker_environment(settings: Settings) -> dict[str, str]:
     """One thread a worker (JOBS of them fill the cores), and what the settings say."""
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "FER_THREADS"), "1")
     words = {
         "FER_DATA": str(settings.data or ""),
         "FER_NAME": settings.name if settings.data else "",
@@ -384,7 +402,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "FER_OUT": str(settings.out),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
     }
-    return {**os.environ, **one, **words}
+    return {**os.environ, **ONE_THREAD, **words}
 
 
 def serve() -> int:
@@ -409,23 +427,29 @@ def serve() -> int:
     threading.Thread(target=listen, daemon=True).start()
     settings, zygote = artifacts.settings(), kernels.Zygote()
     while (line := tasks.get()) is not None and not stop.is_set():
-        print(json.dumps(_perform(json.loads(line), settings, stop, zygote)), file=answers, flush=True)
+        print(json.dumps(perform(json.loads(line), settings, stop, zygote=zygote)), file=answers, flush=True)
     zygote.close()
     return STOPPED_STATUS
 
 
-def _perform(
-    message: dict[str, Any], settings: Settings, stop: threading.Event, zygote: kernels.Zygote
+def perform(
+    message: dict[str, Any],
+    settings: Settings,
+    stop: threading.Event,
+    faces: data.Faces | None = None,
+    zygote: kernels.Zygote | None = None,
 ) -> dict[str, Any]:
+    """Make the page or train the run of a message: its state, or the error in a sentence."""
     try:
         if message["kind"] == "page":
             return _make_page(message, settings, zygote)
         from fer_core import training
 
         params = schema.resolve(schema.check(message["params"], "run"), sample=False)
-        faces = data.open_faces(settings.data, settings.store)
+        faces = faces or data.open_faces(settings.data, settings.store)
         run = training.train_or_load(params, settings, faces, None, params.time_limit_minutes, stop.is_set)
-        return {"state": run.state}
+        state = run.state if run.state != "missing" else "cut"  # by its time limit, before the first epoch's end
+        return {"state": state, "key": run.key}
     except FerError as fault:
         return {"error": str(fault)}
     except Exception as fault:
@@ -437,7 +461,7 @@ def _perform(
         return {"error": f"{type(fault).__name__}: {fault}"}
 
 
-def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygote) -> dict[str, Any]:
+def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygote | None) -> dict[str, Any]:
     page = schema.load_page(message["name"])
     params = schema.resolve_page(page, settings.sample, settings.set_values)
     plan = Plan(settings, [page.name])
@@ -456,11 +480,16 @@ def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygo
 
 
 class Build:
-    """Workers over the tasks of a plan, with progress for whoever looks."""
+    """Workers over the tasks of a plan, with progress for whoever looks.
 
-    def __init__(self, plan: Plan, jobs: int, say: Callable[[str], None] | None = None) -> None:
-        self.plan, self.jobs = plan, max(1, jobs)
-        self.waiting = tasks_of(plan)
+    With an engine the workers make pages only; the runs go to it, more of them at a time than there are workers.
+    """
+
+    def __init__(
+        self, plan: Plan, jobs: int, say: Callable[[str], None] | None = None, engine: Engine | None = None
+    ) -> None:
+        self.plan, self.jobs, self.engine = plan, max(1, jobs), engine
+        self.waiting = tasks_of(plan, apart=engine is not None)
         self.order = {task.name: place for place, task in enumerate(self.waiting)}
         self.running: dict[str, Task] = {}
         self.finished: set[str] = set()
@@ -472,13 +501,13 @@ class Build:
         self.lock = threading.Condition()
         self.progress = Progress(self, say)
 
-    def _next(self) -> Task | None:
+    def _next(self, kinds: tuple[str, ...]) -> Task | None:
         """A ready task, waiting for one where others still run; None when there is nothing left to do."""
         with self.lock:
-            while self.waiting:
+            while any(task.message["kind"] in kinds for task in self.waiting):
                 open_keys = {key for task in [*self.waiting, *self.running.values()] for key in (task.key, task.name)}
                 for task in self.waiting:
-                    if not (task.after & open_keys) - {task.key}:
+                    if task.message["kind"] in kinds and not (task.after & open_keys) - {task.key}:
                         self.waiting.remove(task)
                         self.running[task.name] = task
                         return task
@@ -496,12 +525,22 @@ class Build:
                 self.cut.append(task.name)
             self.finished.add(task.name)
             self.progress.ended(task, answer)
+            if self.engine and task.message["kind"] == "run" and answer.get("state") not in artifacts.FINISHED:
+                self._leave_out(task)
             self.lock.notify_all()
+
+    def _leave_out(self, run: Task) -> None:
+        """Pages of a run that the engine did not finish: made here, they would train it here."""
+        for page in [task for task in self.waiting if run.key in task.after]:
+            self.waiting.remove(page)
+            self.finished.add(page.name)
+            if run.name in self.failures:
+                self.failures[page.name] = f"its run {run.name} failed"
 
     def _work(self, number: int) -> None:
         worker: Worker | None = None
         log = self.plan.settings.store / f"worker-{number}.log"
-        while (task := self._next()) is not None:
+        while (task := self._next(("page",) if self.engine else ("page", "run"))) is not None:
             if worker is None:
                 worker = Worker(self.plan.settings, log)
                 self.workers.append(worker)
@@ -513,9 +552,17 @@ class Build:
         if worker is not None:
             worker.close()
 
+    def _send(self, engine: Engine) -> None:
+        while (task := self._next(("run",))) is not None:
+            self._done(task, engine.do(task.message))
+
     def run(self) -> None:
         """All tasks, JOBS at a time. Ctrl-C ends the workers: trainings go on from their checkpoints next time."""
         hands = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(self.jobs)]
+        if self.engine is not None:
+            runs = sum(task.message["kind"] == "run" for task in self.waiting)
+            senders = min(runs, self.engine.in_flight)
+            hands += [threading.Thread(target=self._send, args=(self.engine,), daemon=True) for _ in range(senders)]
         for hand in hands:
             hand.start()
         try:
@@ -529,6 +576,8 @@ class Build:
                 worker.close()
             raise
         finally:
+            if self.engine is not None:
+                self.engine.close()
             self.progress.close()
 
 
@@ -550,7 +599,8 @@ class Progress:
         if self.spent:
             seconds = elapsed / self.spent * max(0.0, self.worth - self.spent)
         else:
-            seconds = max(0.0, self.worth / self.build.jobs - elapsed)
+            at_once = self.build.engine.slots if self.build.engine else self.build.jobs
+            seconds = max(0.0, self.worth / at_once - elapsed)
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
     def ended(self, task: Task, answer: dict[str, Any]) -> None:
@@ -797,15 +847,21 @@ def _curve(run: Run) -> tuple[float | None, ...]:
         return tuple(leaderboard.value(row, "validation_accuracy") for row in csv.DictReader(file))
 
 
-def build(settings: Settings, names: Iterable[str] | None, jobs: int) -> int:
-    """Make what is not current; returns the exit status: 0, 1 with a list of failures, 75 where a limit cut runs."""
+def build(
+    settings: Settings, names: Iterable[str] | None, jobs: int, connect: Callable[[Settings], Engine] | None = None
+) -> int:
+    """Make what is not current; returns the exit status: 0, 1 with a list of failures, 75 where a limit cut runs.
+
+    `connect` gives the engine that trains, where there is something to train.
+    """
     plan = Plan(settings, names)
     if not plan.stale:
         write_tables(plan, {})
         print(f"{settings.name}: all {len(plan.chosen)} pages are current: {settings.reports / 'index.html'}")
         return 0
     print(f"{len(plan.stale)} pages to make, {len(plan.missing_runs())} runs to train, JOBS={jobs}.", file=sys.stderr)
-    work = Build(plan, jobs)
+    engine = connect(settings) if connect and plan.missing_runs() else None
+    work = Build(plan, jobs, engine=engine)
     work.run()
     after = Plan(settings, names)
     write_tables(after, work.failures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from fer_core.data import Faces
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests track nothing unless they say so, and do not see what the caller's shell has set."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    for name in ("FER_DATA", "FER_NAME", "FER_DEVICE", "FER_OUT", "FER_SET", "FER_JOBS", "FER_PAGE", "FER_THREADS"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("FER_") and name != "FER_TEST_DATA"]:
+        monkeypatch.delenv(name)
 
 
 def make_faces(n: int = 120, side: int = 16, classes: int = 3, channels: int = 1, seed: int = 0) -> Faces:
