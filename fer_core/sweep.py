@@ -707,7 +707,6 @@ def stated_values(search: Search, row: Row) -> dict[str, Any]:
 def importance(search: Search, found: list[Row]) -> dict[str, float]:
     """Each parameter's share in reaching the best quarter of the trials, by PED-ANOVA; empty for too few of them.
 
-
     Source: arXiv:2304.10255, as Optuna computes it.
     """
     import optuna
