@@ -32,7 +32,8 @@ ifeq ($(origin RUN),command line)
   override RUN := $(or $(PYTHON),.venv/bin/python)
 endif
 
-.PHONY: help all-reports report plan predict reproduce compare publish import test test-slow data lab clean bench lint lock FORCE
+.PHONY: help all-reports report plan predict compare reproduce publish import sweep wandb-sync test test-slow data lab clean \
+  bench lint lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,12 @@ plan: $(ENVIRONMENT) ## what is current, what would run and why; runs nothing
 
 compare: $(ENVIRONMENT) ## a page that sets runs side by side: PAGES="02_batch_norm/default 03_dropout/default"
 	@$(RUN) -m fer_core compare $(PAGES)
+
+sweep: $(ENVIRONMENT) ## try ranges of parameters, deciding on validation: SWEEP=complex_cnn_rate_dropout
+	@$(RUN) -m fer_core sweep $(SWEEP)
+
+wandb-sync: $(ENVIRONMENT) ## send what was logged offline to your wandb server (DRY_RUN=1: only list it)
+	@$(RUN) -m fer_core wandb-sync $(if $(DRY_RUN),--dry-run)
 
 data: $(ENVIRONMENT) ## download FER2013 from Kaggle (a public data set, no account)
 	@$(RUN) -m fer_core data

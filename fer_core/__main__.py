@@ -35,6 +35,20 @@ def _compare(options: argparse.Namespace) -> int:
     return build.compare_pages(artifacts.settings(), options.pages)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from fer_core import sweep
+
+    if options.sweep is None:
+        raise FerError(f"which sweep? One of: {', '.join(sweep.names())}")
+    return sweep.sweep(artifacts.settings(), options.sweep, _jobs())
+
+
+def _wandb_sync(options: argparse.Namespace) -> int:
+    from fer_core import tracking
+
+    return tracking.sync(artifacts.settings(), options.dry_run)
+
+
 def _data(_: argparse.Namespace) -> int:
     import kagglehub
 
@@ -170,11 +184,17 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, folders of them, or one test.csv")
     images.add_argument("--no-detect", action="store_true", help="each picture is a face already cut out")
     images.add_argument("--model", help="a page of this OUT or a run's folder; unset: the published network")
+    sweeps = argparse.ArgumentParser(add_help=False)
+    sweeps.add_argument("sweep", nargs="?", metavar="SWEEP", help="a file params/sweeps/SWEEP.yaml")
+    listing = argparse.ArgumentParser(add_help=False)
+    listing.add_argument("--dry-run", action="store_true", help="only list what would be sent")
     for command, action, about, parents in (
         ("all-reports", _all_reports, "make every page that is not current", [shared]),
         ("report", _report, "make one page", [shared, pages]),
         ("plan", _plan, "say what would run and why", [shared, pages]),
         ("compare", _compare, "set the runs of pages side by side", [shared, pages]),
+        ("sweep", _sweep, "try ranges of parameters, deciding on validation", [shared, sweeps]),
+        ("wandb-sync", _wandb_sync, "send what was logged offline to your wandb server", [shared, listing]),
         ("data", _data, "download FER2013 from Kaggle (a public data set)", [shared]),
         ("lab", _lab, "open the notebooks in JupyterLab", [shared]),
         ("clean", _clean, "remove reports and runs, naming their size first", [shared]),
@@ -203,8 +223,12 @@ def main() -> int:
     for name in ("data", "name", "device", "jobs", "out", "set", "engine", "address", "gpus_per_run", "price"):
         if getattr(options, name, None):
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
-    if options.command in ("all-reports", "report", "reproduce"):
+    if options.command in ("all-reports", "report", "reproduce", "sweep"):
         signal.signal(signal.SIGTERM, _terminate)
+    if options.command in ("all-reports", "report", "reproduce", "sweep") and os.environ.get("WANDB_MODE") == "online":
+        from fer_core import tracking
+
+        tracking.offline_unless_answered()
     if options.command not in ("lab", "data"):
         os.environ.setdefault("FER_THREADS", "1")  # JOBS fill the cores: faster together, and the same bits anywhere
     try:

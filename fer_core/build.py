@@ -779,22 +779,28 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     entries.sort(key=lambda entry: schema.page_names().index(entry["name"]))
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
     compared = report.comparisons(plan.settings)
-    state = digest([entries, compared, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])
+    swept = report.sweeps(plan.settings)
+    state = digest([entries, compared, swept, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])
     index = plan.settings.reports / "index.html"
     stood = read_json(mark) or {}
     if index.exists() and stood.get("state") == state and stood.get("html") == digest(index.read_bytes()):
         return
-    for name, content in tables(plan, entries, compared).items():
+    for name, content in tables(plan, entries, compared, swept).items():
         artifacts.write_bytes(plan.settings.reports / name, content)
     artifacts.write_json(mark, {"state": state, "html": digest(index.read_bytes())})
 
 
-def tables(plan: Plan, entries: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, str]]) -> dict[str, bytes]:
+def tables(
+    plan: Plan,
+    entries: Sequence[Mapping[str, Any]],
+    compared: Sequence[Mapping[str, str]],
+    swept: Sequence[Mapping[str, str]] = (),
+) -> dict[str, bytes]:
     """results.csv, claims.csv, the index and the pages that belong to it, by file name."""
     rows, claims = results(plan), claim_rows(plan)
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
     contenders = [_contender(page) for page in plan.pages.values() if page.own is not None]
-    index = report.render_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013)
+    index = report.render_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013, swept)
     files = {
         "results.csv": _csv(artifacts.RESULT_COLUMNS, rows),
         "claims.csv": _csv(artifacts.CLAIM_COLUMNS, claims),

@@ -37,6 +37,7 @@ WIDTH, DPI = 6.0, 110  # inches; 660 pixels
 TITLE_LETTERS = 60  # that fit into WIDTH
 FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
 ENOUGH_FACES = 20  # of which a mean with a heat map over it is drawn: groups of wrong answers may be small and alike
+LABEL_BOX: Any = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}  # keeps a tick's text legible
 FEW_EPOCHS = 4  # fewer are marked with dots: a line of one epoch would not be seen
 ROW_LETTERS = 58  # of all classes' names under a confusion matrix; more are set upright
 LABEL_LETTERS = 18  # of a class's name beside bars; the rest of a longer one is in the tables
@@ -943,6 +944,158 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
     ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(arms), 2), frameon=False, borderaxespad=0.2)
     return ax
+
+
+# -- a sweep
+
+
+@_styled
+def best_so_far(scores: Sequence[float | None], metric: str) -> Axes:
+    """Each trial's score by number (None: given up or failed) and the best one until then."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    values = np.array([np.nan if score is None else score for score in scores], dtype=float)
+    best = np.fmin.accumulate(values) if _lower_is_better(metric) else np.fmax.accumulate(values)
+    finding = "No trial was trained to its end"
+    if len(known := np.flatnonzero(np.isfinite(values))):
+        place = int(np.flatnonzero(best == best[-1])[0])
+        finding = f"Trial {place} is the best of {len(values)}: {metric.replace('_', ' ')} {_score(best[-1], metric)}"
+        ax.plot(best, drawstyle="steps-post", color=VALIDATION, label="best so far")
+        ax.plot(known, values[known], "o", color=ARM_COLOURS[1], label="trained to the end")
+    without = np.flatnonzero(~np.isfinite(values))
+    if len(without):
+        at = ax.get_xaxis_transform()
+        ax.plot(without, np.full(len(without), 0.02), "x", color=GREY, transform=at, label="given up or failed")
+    _title(figure, finding)
+    ax.set(xlabel="trial", ylabel=_score_label(metric), xlim=(-0.5, len(values) - 0.5))
+    _score_axis(ax, metric)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
+    return ax
+
+
+@_styled
+def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], best: int | None, metric: str) -> Axes:
+    """Each trial's score by epoch; those given up end in a cross, the best is thick."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    spent, epochs = sum(map(len, curves)), max(map(len, curves), default=0)
+    saved = len(curves) * epochs - spent
+    _title(
+        figure,
+        f"{sum(pruned)} of {len(curves)} trials were given up early"
+        + (f", which saved {saved} of {len(curves) * epochs} epochs" if any(pruned) else ""),
+    )
+    for place, (curve, given_up) in enumerate(zip(curves, pruned, strict=True)):
+        x, y = list(curve), list(curve.values())
+        colour, width = (VALIDATION, 2.4) if place == best else (GREY if given_up else ARM_COLOURS[1], 1.0)
+        marker = "o" if len(x) < FEW_EPOCHS else None
+        ax.plot(x, y, color=colour, linewidth=width, marker=marker, markersize=3, zorder=3 if place == best else 2)
+        if given_up and x:
+            ax.plot(x[-1], y[-1], "x", color=GREY, markersize=7)
+    ax.set(xlabel="epoch", ylabel=_score_label(metric))
+    _score_axis(ax, metric)
+    _epochs(ax)
+    if best is not None and curves[best]:
+        _end_labels(ax, [(list(curves[best].values())[-1], f"trial {best}", VALIDATION)])
+    return ax
+
+
+@_styled
+def importances(shares: Mapping[str, float]) -> Axes:
+    """A bar a parameter, its share of the importance (all add up to 1)."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.4 * len(shares)))
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    _title(figure, f"{ranked[0][0]} matters most for reaching the best quarter ({_percent(ranked[0][1], 0)})")
+    for y, (_, share) in enumerate(ranked):
+        ax.barh(y, share, color=ARM_COLOURS[0], height=0.6)
+        ax.text(share + 0.015, y, _percent(share, 0), va="center")
+    _rows(ax, [name for name, _ in ranked], "share of the importance")
+    ax.set_xlim(0, 1.1)
+    ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    return ax
+
+
+@_styled
+def parallel_coordinates(
+    table: pd.DataFrame, scores: Sequence[float | None], best: int | None, logs: Sequence[str], metric: str
+) -> Axes:
+    """A line a trial through its parameters' values to its score; grey and broken off where it was given up.
+
+    Parameters
+    ----------
+    table : a row a trial, a column a parameter; columns of other than numbers are set out by their values
+    logs : the columns that are drawn by logarithm
+    """
+    values = np.array([np.nan if score is None else score for score in scores], dtype=float)
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
+    columns = [_unit_axis(table[name], name in logs) for name in table.columns]
+    columns.append(_unit_axis(pd.Series(values), False, _score_axis_text(metric)))
+    places = np.stack([heights for heights, _ in columns], axis=1)  # (trials, parameters + 1), 0 to 1
+    spread = columns[-1][0]
+    good = np.nan_to_num(1 - spread if _lower_is_better(metric) else spread)
+    colours = plt.get_cmap("viridis_r")(0.15 + 0.85 * good)  # its palest yellow would be lost on white
+    for row, heights in enumerate(places):
+        known = bool(np.isfinite(values[row]))
+        colour, width = (colours[row], 3.0 if row == best else 1.4) if known else (GREY, 0.8)
+        ax.plot(heights, "-" if known else ":", color=colour, linewidth=width, zorder=4 if row == best else 2)
+    for x, (_, ticks) in enumerate(columns):
+        ax.axvline(x, color=GREY, linewidth=1)
+        for height, text in ticks:
+            ax.text(x + 0.02, height, text, fontsize=8.5, va="center", zorder=5, bbox=LABEL_BOX)
+    finding = "No trial was trained to its end"
+    if best is not None:
+        stated = ", ".join(f"{name} {_plain(table[name].iloc[best])}" for name in table.columns)
+        finding = f"The best trial has {stated}"
+    _title(figure, finding)
+    names = ["\n".join(textwrap.wrap(name.replace("_", " "), 14)) for name in (*table.columns, metric)]
+    ax.set(xticks=range(len(names)), xticklabels=names, yticks=[], ylim=(-0.05, 1.05), xlim=(-0.1, len(names) - 0.75))
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def _unit_axis(
+    column: pd.Series, log: bool, text: Callable[[float], str] | None = None
+) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Values as heights from 0 to 1, and the ticks (height, text) beside the axis."""
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if not numeric:
+        words = sorted({_plain(value) for value in column})
+        heights = np.array([words.index(_plain(value)) for value in column], dtype=float) / max(len(words) - 1, 1)
+        return heights, [(i / max(len(words) - 1, 1), word) for i, word in enumerate(words)]
+    values = column.to_numpy(dtype=float)
+    scaled = np.log(values) if log else values
+    finite = scaled[np.isfinite(scaled)]
+    if not len(finite):
+        return np.full(len(values), np.nan), []
+    low, span = float(finite.min()), float(np.ptp(finite)) or 1.0
+    shown = [low + span * share for share in ((0, 0.5, 1) if np.ptp(finite) else (0,))]
+    ticks = [((at - low) / span, (text or _plain)(float(np.exp(at) if log else at))) for at in shown]
+    return (scaled - low) / span, ticks
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _lower_is_better(metric: str) -> bool:
+    return metric.endswith("loss")
+
+
+def _score(value: float, metric: str) -> str:
+    return _measured(float(value), "nats" if _lower_is_better(metric) else "%")
+
+
+def _score_axis_text(metric: str) -> Callable[[float], str]:
+    return lambda value: _score(value, metric)
+
+
+def _score_label(metric: str) -> str:
+    return metric.replace("_", " ") + (" (nats)" if _lower_is_better(metric) else "")
+
+
+def _score_axis(ax: Axes, metric: str) -> None:
+    if not _lower_is_better(metric):
+        ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
 
 
 # -- what the figures are drawn with

@@ -412,7 +412,7 @@ def _headings(content: str) -> tuple[str, list[tuple[int, str, str]]]:
     return content, list(found.values())
 
 
-def _png_size(data: str) -> tuple[int, int]:
+def png_size(data: str) -> tuple[int, int]:
     head = base64.b64decode(data[:44])  # signature, then IHDR: width and height
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
@@ -439,7 +439,7 @@ def _exporter() -> Any:
         "safe_html": safe_html,
         "reachable": _reachable,
         "code": Highlight2HTML(pygments_lexer="ipython3"),
-        "png_size": _png_size,
+        "png_size": png_size,
         "source_line": _source_line,
         "is_chart": _is_chart,
     }
@@ -731,6 +731,16 @@ def comparisons(settings: Settings) -> list[dict[str, str]]:
     ]
 
 
+def sweeps(settings: Settings) -> list[dict[str, str]]:
+    """{href, title, finding} of the sweeps that have a page."""
+    made = [(file, artifacts.read_json(file)) for file in sorted(settings.reports.glob("sweeps/*/sweep.json"))]
+    return [
+        {"href": f"sweeps/{file.parent.name}.html", "title": told["title"], "finding": told["finding"]}
+        for file, told in made
+        if told and file.parent.with_name(f"{file.parent.name}.html").exists()
+    ]
+
+
 def _environment() -> Any:
     import jinja2
 
@@ -750,6 +760,7 @@ def render_index(
     contenders: Sequence[leaderboard.Contender] = (),
     comparisons: Sequence[Mapping[str, str]] = (),
     fer2013: bool | None = None,
+    sweeps: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """The dataset's first page: what was found; verdicts; leaderboard; all pages in reading order; what is missing.
 
@@ -762,6 +773,7 @@ def render_index(
     contenders : the training pages with their parameters and curves
     comparisons : {href, title, finding} of the pages that set runs side by side
     fer2013 : whether published figures may stand beside ours; unset: wherever the data is not drawn
+    sweeps : {href, title, finding} of the pages of sweeps
     """
     chapters: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
@@ -786,6 +798,7 @@ def render_index(
             claims=claims,
             runs={entry["name"]: entry.get("runs", {}) for entry in entries},
             comparisons=comparisons,
+            sweeps=sweeps,
             scored=scored,
             original=leaderboard.ORIGINAL if real else {},
             original_images=leaderboard.ORIGINAL_IMAGES,
@@ -812,6 +825,12 @@ def render_glossary(settings: Settings) -> str:
     told = [(term, glossary.link(html.escape(term.meaning), "", term.name)) for term in terms]
     template = _environment().get_template("glossary.html.j2")
     return template.render(**_script(), dataset=settings.name, terms=told).strip() + "\n"
+
+
+def render_sweep(told: Mapping[str, Any]) -> str:
+    """A sweep's page from what `sweep` found."""
+    rendered = _environment().get_template("sweep.html.j2").render(**_script(), **told)
+    return glossary.link_page(rendered.strip() + "\n", f"../{glossary.FILE}")
 
 
 def render_text(settings: Settings, title: str, source: str) -> str:

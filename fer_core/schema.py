@@ -201,6 +201,13 @@ def _range_fault(value: Any, spec: Spec) -> str | None:
     return None
 
 
+def check_spec(name: str, value: Any, spec: Spec, where: str) -> None:
+    """Refuse a value of the wrong type or out of the spec's range, in a sentence that names `where` it stands."""
+    fault = _kind_fault(name, value, spec) or _range_fault(value, spec)
+    if fault:
+        raise ParameterError(f"{where}: {name} {fault}.")
+
+
 def check_value(name: str, value: Any, where: str) -> Any:
     """`value` as the schema stores it (lists of seeds as tuples).
 
@@ -215,9 +222,7 @@ def check_value(name: str, value: Any, where: str) -> Any:
         return None
     if isinstance(value, str) and spec.kind is int and value in spec.choices:
         return value
-    fault = _kind_fault(name, value, spec) or _range_fault(value, spec)
-    if fault:
-        raise ParameterError(f"{where}: {name} {fault}.")
+    check_spec(name, value, spec, where)
     if name == "seeds":
         if not value or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in value):
             raise ParameterError(f"{where}: seeds is {list(value)}, expected a list of whole numbers from 0.")
