@@ -8,6 +8,9 @@ export FER_DEVICE := $(DEVICE)
 export FER_JOBS := $(JOBS)
 export FER_OUT := $(OUT)
 export FER_SET := $(SET)
+export FER_IMAGES := $(value IMAGES)
+export FER_MODEL := $(MODEL)
+export FER_NO_DETECT := $(NO_DETECT)
 
 # The environment is known by its lock's content, not by time stamps. PYTHON= takes an interpreter as it is.
 LOCK := $(firstword $(shell cksum requirements.lock))
@@ -24,7 +27,7 @@ ifeq ($(origin RUN),command line)
   override RUN := $(or $(PYTHON),.venv/bin/python)
 endif
 
-.PHONY: help all-reports report plan reproduce compare publish import test test-slow data lab clean bench lint lock FORCE
+.PHONY: help all-reports report plan predict reproduce compare publish import test test-slow data lab clean bench lint lock FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +57,9 @@ publish: $(ENVIRONMENT) ## the study on real data for others to read, into repor
 
 import: $(ENVIRONMENT) ## take in finished runs from another machine: FROM=folder
 	@$(RUN) -m fer_core import "$(FROM)"
+
+predict: $(ENVIRONMENT) ## the network's answer for your pictures: IMAGES=photo.jpg, a folder or Kaggle's test.csv
+	@$(RUN) -m fer_core predict
 
 lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 	@$(RUN) -m fer_core lab

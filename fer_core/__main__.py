@@ -94,6 +94,14 @@ def _bootstrap(options: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(options: argparse.Namespace) -> int:
+    from fer_core import predict  # torch takes its seconds
+
+    words = options.images or [os.environ.get("FER_IMAGES") or ""]
+    detect = not (options.no_detect or os.environ.get("FER_NO_DETECT", "") not in ("", "0"))
+    return predict.predict(words, artifacts.settings(), options.model or os.environ.get("FER_MODEL") or "", detect)
+
+
 def _worker(_: argparse.Namespace) -> int:
     return build.serve()
 
@@ -128,6 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("source", metavar="FROM", help="another machine's OUT, or a folder that make publish made")
     written = argparse.ArgumentParser(add_help=False)
     written.add_argument("--write", action="store_true", help="put it on top of every notebook")
+    images = argparse.ArgumentParser(add_help=False)
+    images.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, folders of them, or one test.csv")
+    images.add_argument("--no-detect", action="store_true", help="each picture is a face already cut out")
+    images.add_argument("--model", help="a page of this OUT or a run's folder; unset: the published network")
     for command, action, about, parents in (
         ("all-reports", _all_reports, "make every page that is not current", [shared]),
         ("report", _report, "make one page", [shared, pages]),
@@ -140,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         ("import", _import, "take in finished runs from another machine", [shared, source]),
         ("reproduce", _reproduce, "train a page afresh and compare with what stands", [shared, page]),
         ("bootstrap", _bootstrap, "the cell with which notebooks start on Colab and Kaggle", [written]),
+        ("predict", _predict, "a network's answer for your own pictures or Kaggle's test.csv", [shared, images]),
         ("_worker", _worker, argparse.SUPPRESS, []),
     ):
         added = commands.add_parser(command, help=about, description=about, parents=parents)

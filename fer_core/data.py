@@ -551,6 +551,37 @@ def _from_tables(tables: list[Entry]) -> Raw:
     return Raw(pixels.reshape(-1, side, side), labels, usage, EMOTIONS, form)
 
 
+def unlabelled_images(path: Path) -> np.ndarray:
+    """The images of a table such as the competition's test.csv, by itself or in an archive, labels left aside.
+
+    Returns
+    -------
+    uint8 (n, side, side), in the table's own order
+
+    Raises
+    ------
+    DataError: no such table, several of them, or a row at fault.
+    """
+    with ExitStack() as stack:
+        tables = [Entry(path.name, path.stat().st_size, partial(_head, path), path)]
+        if _kind(_head(path, HEAD_BYTES)) == "archive":
+            tables, _ = _sort_out(_archive(path, path.name, stack), path.name, stack)
+        tables = [entry for entry in tables if "emotion" not in _columns(entry)[1]] or tables
+        if len(tables) != 1:
+            came = ", ".join(entry.path for entry in tables) or "pictures"
+            raise DataError(
+                f"{path.name}: expected one table with a column 'pixels', found {came}: give that file alone."
+            )
+        pixels, _, _ = _read_table(tables[0], alone=False)
+    side = math.isqrt(pixels.shape[1])
+    return pixels.reshape(-1, side, side)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table, or an archive that may hold one, and no picture."""
+    return path.suffix.lower() == ".csv" or _kind(_head(path, HEAD_BYTES)) in ("table", "archive")
+
+
 def _read_table(entry: Entry, alone: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (n, side²), labels (n,) and usage (n,) of one table, all uint8; faults are told by row."""
     name, head = entry.path, entry.read(HEAD_BYTES)

@@ -26,7 +26,7 @@ def make_faces(n: int = 120, side: int = 16, classes: int = 3, channels: int = 1
     shape = (n, side, side) if channels == 1 else (n, side, side, channels)
     images = random.integers(0, 90, shape).astype(np.uint8)
     for i, label in enumerate(labels):
-        row = 2 + label * (side - 4) // classes
+        row = 2 + int(label) * (side - 4) // classes
         images[i, row : row + 3] += 120
     usage = np.repeat([0, 1, 2], [n - 2 * (n // 10), n // 10, n // 10]).astype(np.uint8)
     ids = np.array([f"{i:010x}" for i in range(n)])

@@ -183,7 +183,7 @@ def test_arm_takes_its_base_page_and_what_it_sets(tree: Path) -> None:
 def test_imports_go_one_way() -> None:
     order = "schema artifacts sample data evaluation claims plots devices networks augment explain training".split()  # noqa: SIM905
     order += "glossary leaderboard limits notebook beyond kernels report compare cost build reproduce".split()  # noqa: SIM905
-    order += "predict publish cluster slurm sweep tracking bootstrap __main__".split()  # noqa: SIM905
+    order += "pictures predict publish cluster slurm sweep tracking bootstrap __main__".split()  # noqa: SIM905
     package = Path(schema.__file__).parent
     for path in package.glob("*.py"):
         if path.stem == "__init__":
