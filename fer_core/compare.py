@@ -231,7 +231,7 @@ def _curves(made: Document, sides: Sequence[Side]) -> None:
 def _seeds(made: Document, sides: Sequence[Side]) -> None:
     made.words(
         "## Over seeds\n\nHow far each figure moves with other seeds on the same images. The difference is taken seed"
-        " by seed where both pages ran the same ones; its interval needs two of them at least. In brackets: 95 %."
+        " by seed where both pages ran the same ones; in brackets its 95 % interval, from three seeds on."
     )
     metric = "validation_accuracy"
     values = {side.name: {run.params.seed: claims.metric_of(run, metric) for run in side.runs} for side in sides}
@@ -243,9 +243,9 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
             change = evaluation.mean_interval(own[seed] - base[seed] for seed in sorted(own))
         else:
             change = evaluation.welch_interval(own.values(), base.values())
-        mean = interval(evaluation.mean_interval(own.values()))
-        gap = interval(evaluation.mean_interval(claims.metric_of(run, "gap") for run in side.runs), "gap")
-        rows.append((side.name, len(own), mean, gap, "–" if side is sides[0] else interval(change, change=True)))
+        mean = _over(evaluation.mean_interval(own.values()))
+        gap = _over(evaluation.mean_interval(claims.metric_of(run, "gap") for run in side.runs), "gap")
+        rows.append((side.name, len(own), mean, gap, "–" if side is sides[0] else _over(change, change=True)))
     columns = [
         "page",
         "seeds",
@@ -254,6 +254,11 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
         f"difference to {sides[0].short}",
     ]
     made.table(Table.of(rows, columns))
+
+
+def _over(found: evaluation.Interval, metric: str = "", change: bool = False) -> str:
+    """A mean over seeds; Student's interval over two values says nothing and is left out."""
+    return interval(found if found.n > 2 else (found.value, None, None), metric, change)
 
 
 def _same_images(made: Document, pairs: Sequence[Pair], faces: Faces) -> None:

@@ -177,7 +177,8 @@ def _networks(lines: Sequence[Headline]) -> str:
     known.sort(key=lambda found: -found[0])
     (best, first), rest = known[0], known[1:]
     others = _words([f"`{line.page}` ({percent(mean)})" for mean, line in rest])
-    text = f"**Found:** of the original's {len(NETWORKS) if len(rest) == 3 else len(known)} networks `{first.page}` is "
+    which = f"{len(known)} networks" if len(known) == len(NETWORKS) else f"networks {len(known)} are trained, of which"
+    text = f"**Found:** of the original's {which} `{first.page}` is "
     return text + f"best on validation images, right on {percent(best)} of them{_seeds(first)}; then {others}."
 
 
