@@ -186,6 +186,7 @@ def publish(settings: Settings) -> int:
     build.compare_study(plan)
     _write_index(plan, left_out, _published_comparisons(plan, target), target)
     _copy_certificates(settings, target)
+    _publish_model(plan, [page.name for page in current], target / "model")
     if settings.name == "fer2013":
         _write_readme(target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
@@ -208,6 +209,23 @@ def export_ledger(plan: build.Plan, shelf: Path) -> int:
     for identity, run in wanted.items():
         export_run(run, identity, shelf, identity in whole)
     return len(list(shelf.glob("*/run.json")))
+
+
+def _publish_model(plan: build.Plan, names: list[str], folder: Path) -> None:
+    """The network for `make predict`: the final model, or before there is one the page that validates best.
+
+    A run that came from a ledger itself has lost half of its weights' digits: what stands in the folder stays.
+    """
+    from fer_core import predict
+
+    rows = [row for row in build.results(plan) if row["page"] in names]
+    own = [line for line in leaderboard.headlines(rows) if line.validation is not None]
+    best = max(own, key=lambda line: line.validation or 0).page if own else None
+    name = leaderboard.final_page(rows) or best
+    run = plan.pages[name].runs[0].found if name else None
+    if name and run is not None and "sha256" not in run.provenance:
+        faces = build.data.open_faces(plan.settings.data, plan.settings.store)
+        predict.write_model(run, folder, faces, name)
 
 
 RESULTS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)

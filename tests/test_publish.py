@@ -341,5 +341,5 @@ def test_no_planted_face_is_published(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in pages:
         assert shown((published / f"{name}.html").read_text(encoding="utf-8"), squares) == 0
     kinds = {file.suffix for file in published.rglob("*") if file.is_file()}
-    assert kinds <= {".html", ".csv", ".json", ".parquet", ".safetensors"}
+    assert kinds <= {".html", ".csv", ".json", ".md", ".parquet", ".safetensors"}
     assert len(list(published.glob("runs/*/predictions.parquet"))) == 1
