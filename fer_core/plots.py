@@ -92,13 +92,32 @@ def palette(classes: Sequence[str]) -> dict[str, str]:
 
 
 def short(name: str, letters: int = LABEL_LETTERS) -> str:
-    """A name that fits: a longer one keeps its beginning and its end, which tell names of one kind apart."""
+    """A name that fits: a longer one keeps its beginning and its end, which tell names of one kind apart.
+
+    Parameters
+    ----------
+    name : of a class
+    letters : how many fit
+
+    Returns
+    -------
+    str
+    """
     head = (letters - 1) // 2
     return name if len(name) <= letters else f"{name[: letters - 1 - head].rstrip()}…{name[-head:].lstrip()}"
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names that fit and still differ: those that shortening made equal start with their number, from 1."""
+    """Names that fit and still differ: those that shortening made equal start with their number, from 1.
+
+    Parameters
+    ----------
+    names : of all classes
+
+    Returns
+    -------
+    list of str
+    """
     made = [short(name) for name in names]
     return [
         name if made.count(name) == 1 else short(f"{number} {full}")
