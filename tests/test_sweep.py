@@ -495,7 +495,7 @@ def test_a_sweep_leaves_a_page_and_its_trials(swept: Any) -> None:
     html = (folder / "tiny.html").read_text()
     best = sweep.best_of(swept.found, "validation_accuracy")
     assert best is not None and f"trial {best.trial} has the best validation accuracy" in report.plain(html)
-    assert html.count("<img ") == 4
+    assert html.count("<img ") == 3 and "most of them the same" in html  # all whole trials reach 100 %: no best quarter
     assert str(swept.place) not in html and "http://" not in re.sub(r'href="http[^"]*"', "", html)
 
 
