@@ -222,7 +222,7 @@ class Plan:
 
     def seconds(self, run: WantedRun) -> float:
         """How long its training takes by finished runs on this type of device, else a rough figure."""
-        images = (2_700 if self.settings.sample else 32_298) * run.params.train_fraction
+        images = self._images * run.params.train_fraction
         rough = ROUGH_SECONDS.get(run.params.network, 1 / 120) * images * min(1.0, run.params.width**2)
         measured = self.clock.epoch(run.params, run.wanted.device)
         return (rough if measured is None else measured) * (run.params.epochs - run.epochs_done)

@@ -970,7 +970,17 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
 
 @_styled
 def best_so_far(scores: Sequence[float | None], metric: str) -> Axes:
-    """Each trial's score by number (None: given up or failed) and the best one until then."""
+    """Each trial's score by number, and the best one until then.
+
+    Parameters
+    ----------
+    scores : of trial 0, 1 …; None: given up or failed
+    metric : what the score is, as "validation_accuracy"; of a loss the lower is better
+
+    Returns
+    -------
+    Axes
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
     values = np.array([np.nan if score is None else score for score in scores], dtype=float)
     best = np.fmin.accumulate(values) if _lower_is_better(metric) else np.fmax.accumulate(values)
@@ -994,7 +1004,19 @@ def best_so_far(scores: Sequence[float | None], metric: str) -> Axes:
 
 @_styled
 def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], best: int | None, metric: str) -> Axes:
-    """Each trial's score by epoch; those given up end in a cross, the best is thick."""
+    """Each trial's score by epoch; those given up end in a cross, the best is thick.
+
+    Parameters
+    ----------
+    curves : epoch to score, a trial each
+    pruned : whether the trial was given up
+    best : the best trial's number; None: none was trained to its end
+    metric : what the score is
+
+    Returns
+    -------
+    Axes
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
     spent, epochs = sum(map(len, curves)), max(map(len, curves), default=0)
     saved = len(curves) * epochs - spent
@@ -1020,7 +1042,16 @@ def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], 
 
 @_styled
 def importances(shares: Mapping[str, float]) -> Axes:
-    """A bar a parameter, its share of the importance (all add up to 1)."""
+    """A bar a parameter, its share of the importance.
+
+    Parameters
+    ----------
+    shares : by parameter, all adding up to 1
+
+    Returns
+    -------
+    Axes
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.4 * len(shares)))
     ranked = sorted(shares.items(), key=lambda item: -item[1])
     _title(figure, f"{ranked[0][0]} matters most for reaching the best quarter ({_percent(ranked[0][1], 0)})")
@@ -1042,7 +1073,14 @@ def parallel_coordinates(
     Parameters
     ----------
     table : a row a trial, a column a parameter; columns of other than numbers are set out by their values
+    scores : a trial each; None: given up or failed
+    best : the best trial's row
     logs : the columns that are drawn by logarithm
+    metric : what the score is
+
+    Returns
+    -------
+    Axes
     """
     values = np.array([np.nan if score is None else score for score in scores], dtype=float)
     figure, ax = plt.subplots(figsize=(WIDTH, 3.8))

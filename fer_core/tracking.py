@@ -70,7 +70,10 @@ def offline_runs(store: Path) -> list[Tracked]:
         file = folder / f"run-{match[2]}.wandb" if match else folder
         if match is None or not file.is_file():
             continue
-        epochs = tuple(logged_epochs(file)) if not file.with_suffix(".wandb.synced").exists() else ()
+        sent = file.with_suffix(".wandb.synced").exists()
+        if not sent and next(records(file.read_bytes()), None) is None:
+            continue  # killed before anything was on disk: nothing to send, and wandb's sync cannot read it
+        epochs = () if sent else tuple(logged_epochs(file))
         parts.setdefault(match[2], []).append((match[1], Part(file, epochs)))
         states[match[2]] = (read_json(folder.parent.parent / "run.json") or {}).get("state", "under way, or cut off")
     ordered = {name: tuple(part for _, part in sorted(found, key=lambda p: p[0])) for name, found in parts.items()}

@@ -192,6 +192,7 @@ def plan_of(place: Settings, *sides: Side) -> Any:
             name=one.name,
             params=one.params,
             runs=[SimpleNamespace(key=run.key, found=run) for run in one.runs],
+            results=[SimpleNamespace(key=run.key, found=run) for run in one.runs],
             own=SimpleNamespace(found=one.runs[0]),
         )
         for one in sides

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from fer_core import artifacts, kernels, report, schema
+from fer_core import artifacts, build, kernels, report, schema
 from fer_core.artifacts import Settings
 from fer_core.schema import ROOT
 
@@ -174,7 +174,7 @@ def alive(pid: int) -> bool:
 
 @linux
 def test_zygote_and_kernel_end_with_the_worker_however_it_ends(tmp_path: Path) -> None:
-    told = {**os.environ, "PYTHONPATH": str(ROOT), "FER_OUT": str(tmp_path)}
+    told = {**os.environ, **build.ONE_THREAD, "PYTHONPATH": str(ROOT), "FER_OUT": str(tmp_path)}  # as workers have it
     words = [sys.executable, "-c", PARENT, str(tmp_path)]
     with subprocess.Popen(words, env=told, stdout=subprocess.PIPE, text=True, cwd=ROOT) as worker:
         assert worker.stdout is not None
