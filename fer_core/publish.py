@@ -236,7 +236,12 @@ def readme_results(folder: Path) -> str:
     results, claims = (_rows(folder / name) for name in ("results.csv", "claims.csv"))
     text = leaderboard.abstract(results, claims).replace("\u00a0", " ")
     where = folder.relative_to(ROOT).as_posix()
-    return re.sub(r"`(\d\d_\w+/\w+)`", rf"[\1]({where}/\1.html)", text) + "\n"
+
+    def linked(name: re.Match[str]) -> str:
+        """A page that is not published yet keeps its name."""
+        return f"[{name[1]}]({where}/{name[1]}.html)" if (folder / f"{name[1]}.html").exists() else name[0]
+
+    return re.sub(r"`(\d\d_\w+/\w+)`", linked, text) + "\n"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
