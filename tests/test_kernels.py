@@ -45,9 +45,18 @@ print(json.dumps(state))
 TORCH = """
 import torch
 from fer_core import training
-print(torch.get_num_threads(), torch.initial_seed(), torch.rand(3), torch.get_default_dtype(), torch.is_grad_enabled(),
+print(torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
       torch.are_deterministic_algorithms_enabled(), torch.__config__.parallel_info())
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As workers have it: a zygote forks only while it has a single thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in build.ONE_THREAD.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +183,7 @@ def alive(pid: int) -> bool:
 
 @linux
 def test_zygote_and_kernel_end_with_the_worker_however_it_ends(tmp_path: Path) -> None:
-    told = {**os.environ, **build.ONE_THREAD, "PYTHONPATH": str(ROOT), "FER_OUT": str(tmp_path)}  # as workers have it
+    told = {**os.environ, "PYTHONPATH": str(ROOT), "FER_OUT": str(tmp_path)}
     words = [sys.executable, "-c", PARENT, str(tmp_path)]
     with subprocess.Popen(words, env=told, stdout=subprocess.PIPE, text=True, cwd=ROOT) as worker:
         assert worker.stdout is not None
