@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import csv
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -53,6 +55,7 @@ RESULT_COLUMNS = (
 )
 CLAIM_COLUMNS = ("claim", "page", "effect", "low", "high", "n", "rule", "verdict")
 FINISHED = ("done", "diverged")
+PRIVATE = ("host", "wandb_id")  # entries of run.json that name the machine and its tracking: not for others
 RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "model.safetensors", "run.json")
 
 
@@ -88,6 +91,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
+
+
+def csv_bytes(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as CSV, without pandas; a column that a row lacks is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:

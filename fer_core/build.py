@@ -7,7 +7,6 @@ imports torch, so a second `make all-reports` is over within a blink.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import queue
@@ -691,14 +690,6 @@ def claim_rows(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _csv(columns: Iterable[str], rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 def compare(plan: Plan, names: Sequence[str]) -> bool:
     """Make the page that sets these pages side by side; False where it is current already.
 
@@ -752,9 +743,14 @@ def compare_study(plan: Plan) -> None:
     final = leaderboard.final_page(results(plan))
     for names in report.COMPARED:
         wanted = [name or final for name in names]
-        pages = [plan.pages.get(name or "") for name in wanted]
-        if all(page and page.own and page.own.found for page in pages):
+        if comparable(plan, wanted):
             compare(plan, [str(name) for name in wanted])
+
+
+def comparable(plan: Plan, names: Iterable[str | None]) -> bool:
+    """Whether all are pages whose first run is finished."""
+    pages = [plan.pages.get(name or "") for name in names]
+    return all(page and page.own and page.own.found for page in pages)
 
 
 def compare_pages(settings: Settings, names: Sequence[str]) -> int:
@@ -770,7 +766,7 @@ def compare_pages(settings: Settings, names: Sequence[str]) -> int:
 def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     """results.csv, claims.csv and index.html from what stands in OUT now; skipped where none of it has changed."""
     compare_study(plan)
-    entries = [entry(page, failures) for page in plan.pages.values()]
+    entries = [entry(page, plan.settings, failures) for page in plan.pages.values()]
     entries += [
         {"name": name, "title": params.claim, "finding": f"Does not apply, since it {NOT_HERE}.", "state": "elsewhere"}
         | {"href": None, "reason": NOT_HERE, "key": None}
@@ -799,11 +795,11 @@ def tables(
     """results.csv, claims.csv, the index and the pages that belong to it, by file name."""
     rows, claims = results(plan), claim_rows(plan)
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
-    contenders = [_contender(page) for page in plan.pages.values() if page.own is not None]
+    contenders = [_contender(page, plan.settings.store) for page in plan.pages.values() if page.own is not None]
     index = report.render_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013, swept)
     files = {
-        "results.csv": _csv(artifacts.RESULT_COLUMNS, rows),
-        "claims.csv": _csv(artifacts.CLAIM_COLUMNS, claims),
+        "results.csv": artifacts.csv_bytes(artifacts.RESULT_COLUMNS, rows),
+        "claims.csv": artifacts.csv_bytes(artifacts.CLAIM_COLUMNS, claims),
         glossary.FILE: report.render_glossary(plan.settings).encode(),
     }
     if plan.fer2013:
@@ -814,10 +810,10 @@ def tables(
     return {**files, "index.html": index.encode()}
 
 
-def entry(page: PagePlan, failures: Mapping[str, str]) -> dict[str, Any]:
+def entry(page: PagePlan, settings: Settings, failures: Mapping[str, str]) -> dict[str, Any]:
     """What the index says of a page."""
-    folder = page_folder = artifacts.settings().reports / page.name
-    made = read_json(page_folder / "page.json") or {}
+    folder = settings.reports / page.name
+    made = read_json(folder / "page.json") or {}
     failed = folder.with_suffix(".failed.html").exists()
     state = "failed" if failed else "done" if not page.reasons else "stale" if made else "missing"
     ending = ".failed.html" if failed else ".html"
@@ -829,22 +825,23 @@ def entry(page: PagePlan, failures: Mapping[str, str]) -> dict[str, Any]:
         "href": f"{page.name}{ending}" if failed or made else None,
         "reason": failures.get(page.name, "; ".join(page.reasons)),
         "key": made.get("report_key"),
-        "runs": dict(Counter(map(_state, page.runs))),
+        "runs": _states(page.runs, settings.store),
     }
 
 
-def _state(run: WantedRun) -> str:
-    """done, diverged, failed, cut or missing; a run that was begun and has not ended is missing too."""
-    if run.found is not None:
-        return run.found.state
-    record = read_json(run_folder(artifacts.settings().store, run.key) / "run.json") or {}
-    return record.get("state", "missing")
+def _states(runs: Iterable[WantedRun], store: Path) -> dict[str, int]:
+    """How many are done, diverged, failed, cut or missing; one that was begun and has not ended is missing too."""
+    told = Counter[str]()
+    for run in runs:
+        record = read_json(run_folder(store, run.key) / "run.json") or {} if run.found is None else run.found.provenance
+        told[record.get("state", "missing")] += 1
+    return dict(told)
 
 
-def _contender(page: PagePlan) -> leaderboard.Contender:
+def _contender(page: PagePlan, store: Path) -> leaderboard.Contender:
     """A training page as the leaderboard shows it."""
     curves = tuple(_curve(run.found) for run in page.results if run.found is not None)
-    return leaderboard.Contender(page.name, page.params, curves, Counter(map(_state, page.results)))
+    return leaderboard.Contender(page.name, page.params, curves, _states(page.results, store))
 
 
 def _curve(run: Run) -> tuple[float | None, ...]:

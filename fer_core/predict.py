@@ -6,7 +6,6 @@ Also what is published of a network: `write_model` writes weights, facts and car
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import io
 import json
@@ -34,7 +33,7 @@ from fer_core import (
     schema,
     training,
 )
-from fer_core.artifacts import Run, Settings, read_json, write_bytes, write_json
+from fer_core.artifacts import PRIVATE, Run, Settings, csv_bytes, read_json, write_bytes, write_json
 from fer_core.data import Faces
 from fer_core.pictures import Box, Picture
 from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError
@@ -299,14 +298,6 @@ def rows(seen: Iterable[Seen], classes: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _csv(columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return text.getvalue().encode()
-
-
 def submission(table: Seen) -> bytes:
     """The emotions' numbers, one a line in the table's order, without a header.
 
@@ -419,10 +410,7 @@ def _provenance(model: Model, detect: bool) -> dict[str, str]:
 
 
 def _environment(autoescape: bool) -> Any:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(report.TEMPLATES / "page")
-    environment = jinja2.Environment(loader=loader, autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
+    environment = report.environment(autoescape)
     environment.filters["count"] = _count
     environment.filters["percent"] = _percent
     return environment
@@ -489,8 +477,7 @@ def write_model(run: Run, folder: Path, faces: Faces, page: str = "") -> Model:
     (folder / "model.json").unlink(missing_ok=True)  # what counts is written last
     write_bytes(folder / "model.safetensors", (run.folder / "model.safetensors").read_bytes())
     write_json(folder / "metrics.json", run.metrics)
-    private = ("host", "wandb_id")
-    write_json(folder / "run.json", {name: value for name, value in run.provenance.items() if name not in private})
+    write_json(folder / "run.json", {name: value for name, value in run.provenance.items() if name not in PRIVATE})
     write_bytes(folder / "MODEL_CARD.md", model_card(model, faces).encode())
     facts = {
         name: getattr(model, name) for name in ("classes", "image_size", "channels", "temperature", "page", "drawn")
@@ -619,7 +606,7 @@ def _write(folder: Path, model: Model, seen: Sequence[Seen], left_out: int, dete
     page = render(model, seen, left_out, detect, table).encode()
     columns = (*COLUMNS, *(f"p_{name}" for name in model.classes), "note")
     (folder / "submission.csv").unlink(missing_ok=True)
-    write_bytes(folder / "predictions.csv", _csv(columns, rows(seen, model.classes)))
+    write_bytes(folder / "predictions.csv", csv_bytes(columns, rows(seen, model.classes)))
     write_bytes(folder / "index.html", page)
     if table:
         write_bytes(folder / "submission.csv", submission(seen[0]))

@@ -8,6 +8,7 @@ from their executed notebooks, without single faces and without any picture that
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -16,7 +17,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, build, leaderboard, report
+from fer_core import artifacts, build, leaderboard, report, reproduce
 from fer_core.artifacts import Run, Settings, digest, read_json, write_bytes, write_json
 from fer_core.schema import ROOT, FerError
 
@@ -24,7 +25,6 @@ PAGE_BYTES = 300_000
 ALL_BYTES = 15_000_000
 COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure was made by
 LEDGER_FILES = ("history.csv", "metrics.json", "network.csv")
-PRIVATE = ("host",)  # entries of run.json that say nothing about the result
 
 
 def _git(*words: str) -> str:
@@ -77,10 +77,9 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
     run.json gains `sha256`: of the run's files as they were trained, which `make reproduce` compares with.
     """
     folder = shelf / identity
-    record = {name: value for name, value in run.provenance.items() if name not in PRIVATE}
+    record = {name: value for name, value in run.provenance.items() if name not in artifacts.PRIVATE}
     if "sha256" not in record:  # else it came from a ledger itself: nothing here is as it was trained
-        files = [run.folder / name for name in artifacts.RUN_FILES if name != "run.json"]
-        record["sha256"] = {file.name: _sha256(file) for file in files if file.exists()}
+        record["sha256"] = reproduce.hashes(run)
         for name in LEDGER_FILES:
             if (run.folder / name).exists():
                 write_bytes(folder / name, (run.folder / name).read_bytes())
@@ -93,28 +92,35 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
     write_json(folder / "run.json", record)
 
 
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 # --------------------------------------------------------------------------------------------------------------- pages
+
+
+def _without_faces(folder: Path) -> Any:
+    """The executed notebook in a page's folder, single faces withheld."""
+    import nbformat
+
+    return report.withhold_faces(nbformat.read(folder / "notebook.ipynb", 4))
+
+
+def _rendered(notebook: Any, context: report.PageContext) -> bytes:
+    """A page that does not name the machine."""
+    told = {
+        name: value for name, value in context.provenance.items() if name.replace(" ", "_") not in artifacts.PRIVATE
+    }
+    return report.render(notebook, dataclasses.replace(context, provenance=told)).encode()
 
 
 def _published_page(page: build.PagePlan, settings: Settings, target: Path) -> list[str]:
     """Write one page, with its small files, from its executed notebook; returns what the reader should know."""
-    import nbformat
-
     folder = settings.reports / page.name
-    notebook = report.withhold_faces(nbformat.read(folder / "notebook.ipynb", 4))
+    notebook = _without_faces(folder)
     runs = [run.found for run in page.runs if run.found is not None]
     figures = report.figure_files(notebook)
     own = page.own.found if page.own else None
     files = {name: (folder / name).read_bytes() for name in LEDGER_FILES if own and (folder / name).exists()}
     files |= figures
     context = report.page_context(page.page, page.params, settings, runs, notebook, page.neighbours, tuple(files))
-    rendered = report.render(notebook, context).encode()
+    rendered = _rendered(notebook, context)
     for name, content in files.items():
         write_bytes(target / page.name / name, content)
     write_bytes(target / f"{page.name}.html", rendered)
@@ -126,7 +132,7 @@ def _write_index(plan: build.Plan, left_out: dict[str, str], compared: list[dict
     """results.csv, claims.csv, the index and what belongs to it; what is not published is missing there."""
     entries = []
     for page in plan.pages.values():
-        entry = build.entry(page, left_out)
+        entry = build.entry(page, plan.settings, left_out)
         if page.name in left_out:
             entry |= {"state": "missing", "href": None, "finding": ""}
         entries.append(entry)
@@ -135,21 +141,21 @@ def _write_index(plan: build.Plan, left_out: dict[str, str], compared: list[dict
 
 
 def _published_comparisons(plan: build.Plan, target: Path) -> list[dict[str, str]]:
-    """The pages that set runs side by side, without faces; those whose pages have since changed are left out."""
-    import nbformat
-
+    """The pages that set runs side by side, without faces: made anew first where a run has changed, left out where
+    one is gone.
+    """
     from fer_core import compare
 
     shutil.rmtree(target / "compare", ignore_errors=True)
-    listed = []
-    for record in sorted(plan.settings.reports.glob("compare/*/page.json")):
-        told = read_json(record)
-        sides = build.compared_sides(plan, told["pages"])
-        notebook = report.withhold_faces(nbformat.read(record.with_name("notebook.ipynb"), 4))
-        rendered = report.render(notebook, compare.context(sides, plan.settings, ()))
-        write_bytes(target / f"{told['name']}.html", rendered.encode())
-        listed.append({"href": f"{told['name']}.html", "title": told["title"], "finding": told["finding"]})
-    return listed
+    reports, published = plan.settings.reports, set()
+    for folder in sorted(record.parent for record in reports.glob("compare/*/page.json")):
+        pages = read_json(folder / "page.json")["pages"]
+        if build.comparable(plan, pages):
+            published.add(f"compare/{folder.name}.html")
+            build.compare(plan, pages)
+            context = compare.context(build.compared_sides(plan, pages), plan.settings, ())
+            write_bytes(target / "compare" / f"{folder.name}.html", _rendered(_without_faces(folder), context))
+    return [told for told in report.comparisons(plan.settings) if told["href"] in published]
 
 
 def _left_out(plan: build.Plan) -> dict[str, str]:

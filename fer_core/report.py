@@ -527,7 +527,7 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
 
     told: dict[str, list[Any]] = {}
     for run in runs:
-        for name, value in _flat({k: v for k, v in run.provenance.items() if k != "parameters"}):
+        for name, value in _flat({k: v for k, v in run.provenance.items() if k not in ("parameters", "sha256")}):
             told.setdefault(name, []).append(value)
     lines = {"runs": str(len(runs))} if runs else {}
     for name, values in told.items():
@@ -741,14 +741,15 @@ def sweeps(settings: Settings) -> list[dict[str, str]]:
     ]
 
 
-def _environment() -> Any:
+def environment(autoescape: bool = True) -> Any:
+    """The templates beside the notebooks' own; `autoescape` off for what is not HTML."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(TEMPLATES / "page")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _number
-    environment.filters["percent"] = leaderboard.percent
-    return environment
+    made = jinja2.Environment(loader=loader, autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
+    made.filters["number"] = _number
+    made.filters["percent"] = leaderboard.percent
+    return made
 
 
 def render_index(
@@ -781,7 +782,7 @@ def render_index(
     real = not settings.sample if fer2013 is None else fer2013
     marks = leaderboard.marks(real)
     rendered = (
-        _environment()
+        environment()
         .get_template("contents.html.j2")
         .render(
             **_script(),
@@ -823,13 +824,13 @@ def render_glossary(settings: Settings) -> str:
     """What the terms mean that pages link to."""
     terms = sorted(glossary.TERMS, key=lambda term: term.name.lower())
     told = [(term, glossary.link(html.escape(term.meaning), "", term.name)) for term in terms]
-    template = _environment().get_template("glossary.html.j2")
+    template = environment().get_template("glossary.html.j2")
     return template.render(**_script(), dataset=settings.name, terms=told).strip() + "\n"
 
 
 def render_sweep(told: Mapping[str, Any]) -> str:
     """A sweep's page from what `sweep` found."""
-    rendered = _environment().get_template("sweep.html.j2").render(**_script(), **told)
+    rendered = environment().get_template("sweep.html.j2").render(**_script(), **told)
     return glossary.link_page(rendered.strip() + "\n", f"../{glossary.FILE}")
 
 
@@ -837,5 +838,5 @@ def render_text(settings: Settings, title: str, source: str) -> str:
     """A page of text beside the index, from our own Markdown."""
     content, headings = _headings(markdown(source, trusted=True))
     told = {"dataset": settings.name, "title": title, "content": content, "headings": headings}
-    rendered = _environment().get_template("text.html.j2").render(**_script(), **told)
+    rendered = environment().get_template("text.html.j2").render(**_script(), **told)
     return glossary.link_page(rendered.strip() + "\n", glossary.FILE)

@@ -331,7 +331,7 @@ def test_no_planted_face_is_published(tmp_path: Path, monkeypatch: pytest.Monkey
     pages = ["00_exploration/default", "01_basic_cnn/lr_0_001"]
     assert publish.build.build(settings, pages, 2) == 0
     own = [(out / "reports" / "planted" / f"{name}.html").read_text(encoding="utf-8") for name in pages]
-    assert all(shown(page, squares) > 3 for page in own)  # the search finds what is there
+    assert all(shown(page, squares) > 3 for page in own) and "<dt>host</dt>" in own[1]  # the search finds what is there
 
     for module in (artifacts, publish):
         monkeypatch.setattr(module, "ROOT", root)
@@ -339,7 +339,9 @@ def test_no_planted_face_is_published(tmp_path: Path, monkeypatch: pytest.Monkey
     assert publish.publish(settings) == 0
     published = root / "reports" / "published" / "planted"
     for name in pages:
-        assert shown((published / f"{name}.html").read_text(encoding="utf-8"), squares) == 0
+        page = (published / f"{name}.html").read_text(encoding="utf-8")
+        assert shown(page, squares) == 0
+        assert "<dt>host</dt>" not in page
     kinds = {file.suffix for file in published.rglob("*") if file.is_file()}
     assert kinds <= {".html", ".csv", ".json", ".md", ".parquet", ".safetensors"}
     assert len(list(published.glob("runs/*/predictions.parquet"))) == 1
