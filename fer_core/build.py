@@ -338,16 +338,17 @@ class Worker:
     def __init__(self, settings: Settings, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fer_core", "_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("ab"),
-            text=True,
-            cwd=ROOT,
-            env=worker_environment(settings),
-            start_new_session=True,
-        )
+        with log.open("ab") as errors:  # the process has a handle of its own
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fer_core", "_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env=worker_environment(settings),
+                start_new_session=True,
+            )
 
     def do(self, message: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None

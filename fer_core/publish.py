@@ -229,7 +229,7 @@ def _publish_model(plan: build.Plan, names: list[str], folder: Path) -> None:
     best = max(own, key=lambda line: line.validation or 0).page if own else None
     name = leaderboard.final_page(rows) or best
     run = plan.pages[name].runs[0].found if name else None
-    if name and run is not None and "sha256" not in run.provenance:
+    if name and run is not None and run.state == "done" and "sha256" not in run.provenance:
         faces = build.data.open_faces(plan.settings.data, plan.settings.store)
         predict.write_model(run, folder, faces, name)
 
