@@ -133,6 +133,7 @@ class Plan:
             data.make_split(faces)  # a class too small to be split is told before anything starts
             classes, self.fer2013 = faces.classes, data.is_fer2013(faces)
             self._images = int((faces.usage != data.PRIVATE).sum())
+        self.own = {} if self.fer2013 or settings.sample else {"own": True}  # an input of every page
         resolved = {name: schema.resolve_page(loaded[name], settings.sample, settings.set_values) for name in every}
         self.elsewhere = {
             name: params for name, params in resolved.items() if not schema.applies(params, classes)
@@ -175,7 +176,7 @@ class Plan:
             "notebook": _notebook_source(page.notebook),
             "rendering": self.rendering,
             "neighbours": [before, after],
-        } | ({} if self.fer2013 or self.settings.sample else {"own": True})
+        } | self.own
         return PagePlan(page, params, arms, json.loads(json.dumps(inputs)), (before, after))
 
     def _want(self, params: Params) -> WantedRun:
@@ -716,7 +717,7 @@ def compare(plan: Plan, names: Sequence[str]) -> bool:
             for page, found in zip(pages, runs, strict=True)
         },
         "rendering": plan.rendering | {"compare.py": artifacts.code_fingerprint("compare.py", "leaderboard.py")},
-    }
+    } | plan.own
     inputs = json.loads(json.dumps(inputs))
     folder = plan.settings.reports / report.comparison_name(names)
     stood, page = read_json(folder / "page.json"), folder.with_name(f"{folder.name}.html")
@@ -776,7 +777,7 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     entries.sort(key=lambda entry: schema.page_names().index(entry["name"]))
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
     compared = report.comparisons(plan.settings)
-    swept = report.sweeps(plan.settings)
+    swept = report.sweeps(plan.settings.reports)
     state = digest([entries, compared, swept, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])
     index = plan.settings.reports / "index.html"
     stood = read_json(mark) or {}

@@ -364,7 +364,7 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any], with
     (folder / "page.json").unlink(missing_ok=True)
     files = _write_answers(sides, faces, folder)
     figures = report.figure_files(written)
-    told = context(sides, settings, ("notebook.ipynb", *files, *figures))
+    told = context(sides, settings, ("notebook.ipynb", *files, *figures), bool(inputs.get("own")))
     rendered = report.render(written, told).encode()
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(written).encode())
     for file, content in figures.items():
@@ -381,13 +381,14 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any], with
     artifacts.write_json(folder / "page.json", record)
 
 
-def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...]) -> report.PageContext:
+def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...], own: bool = False) -> report.PageContext:
     """What a comparison's page says beside its figures and tables."""
     return report.PageContext(
         name=report.comparison_name(side.name for side in sides),
         title=title(sides),
         dataset=settings.name,
         sample=settings.sample,
+        own=own,
         files=files,
         commands=(f'make compare PAGES="{" ".join(side.name for side in sides)}"{report.variables(settings)}',),
         provenance=report.provenance([run for side in sides for run in side.runs]),

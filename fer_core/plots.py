@@ -687,15 +687,10 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
         finding += f", least for {least} ({_minus(f'{likeness[least]:.2f}')})" if most != least else ""
     # The strongest of all means is 1: every map is rescaled alike, so that they can be compared.
     heat = heat / max(float(heat[drawn].max(initial=0)), np.finfo(np.float32).tiny)
-    k = len(classes)
-    titles = [
-        f"{name}\nn = {n:,}" if row == 0 else f"n = {n:,}"
-        for row in (0, 1)
-        for name, n in zip(classes, counts[row], strict=True)
-    ]
-    axes = _grid(means.reshape(2 * k, *means.shape[2:]), titles, k, finding).reshape(2, k)
+    above = [f"{name}\nn = {n:,}" for name, n in zip(classes, counts[0], strict=True)]
+    axes = _two_rows(means, [above, [f"n = {n:,}" for n in counts[1]]], finding)
     for ax, shown, face, warmth in zip(
-        axes.flat, drawn.flat, means.reshape(2 * k, *means.shape[2:]), heat.reshape(2 * k, *heat.shape[2:]), strict=True
+        axes.flat, drawn.flat, means.reshape(-1, *means.shape[2:]), heat.reshape(-1, *heat.shape[2:]), strict=True
     ):
         ax.images[0].remove()
         if shown:
@@ -704,10 +699,36 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
         else:
             ax.text(0.5, 0.5, "too few", transform=ax.transAxes, ha="center", va="center", color=GREY)
     for row, word in enumerate(("right", "wrong")):
-        axes[row, 0].set_ylabel(word)
+        for ax in axes[row, :: _across(len(classes))]:
+            ax.set_ylabel(word)
     table = pd.DataFrame({"answer": list(classes), "right": counts[0], "wrong": counts[1]})
     _plotted(_figure(axes), "attention", table.assign(likeness=[likeness.get(name, np.nan) for name in classes]))
     return axes
+
+
+def _across(k: int) -> int:
+    """How many of k classes stand side by side."""
+    return -(-k // -(-k // MANY_CLASSES))
+
+
+def _two_rows(images: np.ndarray, titles: Sequence[Sequence[str]], finding: str) -> np.ndarray:
+    """Pairs of images (2, k, …), one above the other, in as many lines as k classes need: Axes (2, k)."""
+    k, across = images.shape[1], _across(images.shape[1])
+    columns = max(across, 4)
+    lines = -(-k // across)
+    blank = np.full((2, lines, columns, *images.shape[2:]), 255, images.dtype)
+    words = np.full((2, lines, columns), "", object)
+    places = [divmod(i, across) for i in range(k)]
+    for i, place in enumerate(places):
+        blank[:, *place] = images[:, i]
+        words[:, *place] = [row[i] for row in titles]
+    whole = blank.swapaxes(0, 1).reshape(-1, *images.shape[2:])
+    axes = _grid(whole, list(words.swapaxes(0, 1).ravel()), columns, finding)
+    axes = axes.reshape(lines, 2, columns).swapaxes(0, 1)
+    used = np.array([[axes[row, *place] for place in places] for row in (0, 1)])
+    for ax in set(axes.flat) - set(used.flat):
+        ax.set_visible(False)
+    return used
 
 
 @_styled

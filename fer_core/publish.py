@@ -104,9 +104,7 @@ def _without_faces(folder: Path) -> Any:
 
 def _rendered(notebook: Any, context: report.PageContext) -> bytes:
     """A page that does not name the machine."""
-    told = {
-        name: value for name, value in context.provenance.items() if name.replace(" ", "_") not in artifacts.PRIVATE
-    }
+    told = report.without_machine(context.provenance)
     return report.render(notebook, dataclasses.replace(context, provenance=told)).encode()
 
 
@@ -119,7 +117,10 @@ def _published_page(page: build.PagePlan, settings: Settings, target: Path) -> l
     own = page.own.found if page.own else None
     files = {name: (folder / name).read_bytes() for name in LEDGER_FILES if own and (folder / name).exists()}
     files |= figures
-    context = report.page_context(page.page, page.params, settings, runs, notebook, page.neighbours, tuple(files))
+    elsewhere = bool(page.inputs.get("own"))
+    context = report.page_context(
+        page.page, page.params, settings, runs, notebook, page.neighbours, tuple(files), elsewhere
+    )
     rendered = _rendered(notebook, context)
     for name, content in files.items():
         write_bytes(target / page.name / name, content)
@@ -128,7 +129,13 @@ def _published_page(page: build.PagePlan, settings: Settings, target: Path) -> l
     return [f"{page.name} is {len(rendered) / 1e3:.0f} kB, more than the {PAGE_BYTES / 1e3:.0f} it may be"] * over
 
 
-def _write_index(plan: build.Plan, left_out: dict[str, str], compared: list[dict[str, str]], target: Path) -> None:
+def _write_index(
+    plan: build.Plan,
+    left_out: dict[str, str],
+    compared: list[dict[str, str]],
+    swept: list[dict[str, str]],
+    target: Path,
+) -> None:
     """results.csv, claims.csv, the index and what belongs to it; what is not published is missing there."""
     entries = []
     for page in plan.pages.values():
@@ -136,7 +143,7 @@ def _write_index(plan: build.Plan, left_out: dict[str, str], compared: list[dict
         if page.name in left_out:
             entry |= {"state": "missing", "href": None, "finding": ""}
         entries.append(entry)
-    for name, content in build.tables(plan, entries, compared).items():
+    for name, content in build.tables(plan, entries, compared, swept).items():
         write_bytes(target / name, content)
 
 
@@ -153,9 +160,23 @@ def _published_comparisons(plan: build.Plan, target: Path) -> list[dict[str, str
         if build.comparable(plan, pages):
             published.add(f"compare/{folder.name}.html")
             build.compare(plan, pages)
-            context = compare.context(build.compared_sides(plan, pages), plan.settings, ())
+            context = compare.context(build.compared_sides(plan, pages), plan.settings, (), bool(plan.own))
             write_bytes(target / "compare" / f"{folder.name}.html", _rendered(_without_faces(folder), context))
     return [told for told in report.comparisons(plan.settings) if told["href"] in published]
+
+
+def _published_sweeps(reports: Path, names: list[str], target: Path) -> list[dict[str, str]]:
+    """The sweeps' pages as they are: they show no face and name no machine. One whose base page is not published is
+    left out; one that another machine published stays.
+    """
+    for record in sorted(reports.glob("sweeps/*/sweep.json")):
+        for file in (record, record.with_name("trials.csv"), record.parent.with_name(f"{record.parent.name}.html")):
+            write_bytes(target / file.relative_to(reports), file.read_bytes())
+    for record in sorted(target.glob("sweeps/*/sweep.json")):
+        if read_json(record)["page"] not in names:
+            shutil.rmtree(record.parent)
+            record.parent.with_name(f"{record.parent.name}.html").unlink(missing_ok=True)
+    return report.sweeps(target)
 
 
 def _left_out(plan: build.Plan) -> dict[str, str]:
@@ -190,7 +211,9 @@ def publish(settings: Settings) -> int:
         else:
             notes += _published_page(page, settings, target)
     build.compare_study(plan)
-    _write_index(plan, left_out, _published_comparisons(plan, target), target)
+    compared = _published_comparisons(plan, target)
+    swept = _published_sweeps(settings.reports, [page.name for page in current], target)
+    _write_index(plan, left_out, compared, swept, target)
     _copy_certificates(settings, target)
     _publish_model(plan, [page.name for page in current], target / "model")
     if settings.name == "fer2013":

@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -546,6 +546,11 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
     return lines
 
 
+def without_machine(told: Mapping[str, str]) -> dict[str, str]:
+    """`provenance` less what names the machine and its tracking."""
+    return {name: value for name, value in told.items() if name.replace(" ", "_") not in artifacts.PRIVATE}
+
+
 def commands(page: str, settings: Settings) -> tuple[str, ...]:
     """The commands that rebuild a page and open its notebook; the user's own paths are left to the user."""
     told = f"PAGE={page}{variables(settings)}"
@@ -614,6 +619,7 @@ def page_context(
     notebook: Any,
     neighbours: tuple[str | None, str | None],
     files: tuple[str, ...],
+    own: bool = False,
     failure: Failure | None = None,
 ) -> PageContext:
     """What a page says beside its executed notebook."""
@@ -622,6 +628,7 @@ def page_context(
         title=page_title(notebook, page, params),
         dataset=settings.name,
         sample=settings.sample,
+        own=own,
         previous=neighbours[0],
         following=neighbours[1],
         files=files,
@@ -666,8 +673,8 @@ def make_page(
 
     figures = {} if failure else figure_files(notebook)
     files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()), *figures)
-    context = page_context(page, params, settings, run_folders, notebook, neighbours, files, failure)
-    context = replace(context, own=bool(inputs.get("own")))
+    own = bool(inputs.get("own"))
+    context = page_context(page, params, settings, run_folders, notebook, neighbours, files, own, failure)
     rendered = render(notebook, context).encode()
     folder = settings.reports / page.name
     failed = folder.with_name(f"{folder.name}.failed.html")
@@ -731,9 +738,9 @@ def comparisons(settings: Settings) -> list[dict[str, str]]:
     ]
 
 
-def sweeps(settings: Settings) -> list[dict[str, str]]:
-    """{href, title, finding} of the sweeps that have a page."""
-    made = [(file, artifacts.read_json(file)) for file in sorted(settings.reports.glob("sweeps/*/sweep.json"))]
+def sweeps(reports: Path) -> list[dict[str, str]]:
+    """{href, title, finding} of the sweeps that have a page in a folder of reports."""
+    made = [(file, artifacts.read_json(file)) for file in sorted(reports.glob("sweeps/*/sweep.json"))]
     return [
         {"href": f"sweeps/{file.parent.name}.html", "title": told["title"], "finding": told["finding"]}
         for file, told in made

@@ -856,6 +856,7 @@ def render(search: Search) -> str:
     variables = report.commands(sweep.page, settings)[0].partition(f"PAGE={sweep.page}")[2]
     from importlib.metadata import version
 
+    provenance = report.provenance([run for run in runs if run.finished])  # the page may be published as it is
     told = {
         "name": sweep.name,
         "title": title(sweep),
@@ -879,7 +880,7 @@ def render(search: Search) -> str:
         "few": FEW_TRIALS,
         "trials": [_shown(row, sweep) for row in found],
         "rebuild": f"make sweep SWEEP={sweep.name}{variables}",
-        "provenance": {**report.provenance([run for run in runs if run.finished]), "optuna": version("optuna")},
+        "provenance": {**report.without_machine(provenance), "optuna": version("optuna")},
     }
     return report.render_sweep(told)
 
@@ -906,6 +907,7 @@ def write_page(search: Search) -> Path:
     rendered = render(search).encode()
     record = {
         "name": search.sweep.name,
+        "page": search.sweep.page,
         "title": title(search.sweep),
         "finding": finding(search, found, best_of(found, search.sweep.objective)),
         "study": search.key,

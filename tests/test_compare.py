@@ -197,7 +197,7 @@ def plan_of(place: Settings, *sides: Side) -> Any:
         )
         for one in sides
     }
-    return SimpleNamespace(settings=place, pages=pages, data_hash="d", rendering={})
+    return SimpleNamespace(settings=place, pages=pages, data_hash="d", rendering={}, own={})
 
 
 def test_comparison_is_made_once_and_again_when_a_run_changed(

@@ -230,9 +230,24 @@ def test_every_figure_by_class_takes_twelve_odd_names(monkeypatch: pytest.Monkey
         plots.class_recalls(plots.pd.DataFrame({"a": [0.1] * 12, "b": [0.2] * 12}, index=TWELVE)),
         plots.mean_faces(pictures.astype(float), TWELVE, [3] * 12),
         plots.images_grid(pictures, [f"{name}\n→ {name}\n9 %" for name in TWELVE]),
+        plots.attention(np.stack([pictures] * 2), np.zeros((2, 12, 9, 9)), np.arange(24).reshape(2, 12), TWELVE),
     ):
         plots.show(axes, "alt", "source")
-    assert len(shown) == 6
+    assert len(shown) == 7
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 12, 15, 17])
+def test_right_stands_above_wrong_whatever_the_number_of_classes(k: int) -> None:
+    means = np.arange(2 * k, dtype=float).reshape(2, k, 1, 1) + np.zeros((9, 9))
+    axes = plots.attention(means, np.ones((2, k, 9, 9)), np.full((2, k), 99), [f"c{i}" for i in range(k)])
+    figure = axes[0, 0].get_figure()
+    figure.canvas.draw()
+    corners = np.array([[ax.get_position().p0 for ax in row] for row in axes])  # (2, k, xy)
+    assert np.allclose(corners[0, :, 0], corners[1, :, 0]) and (corners[0, :, 1] > corners[1, :, 1]).all()
+    assert [[int(ax.images[0].get_array()[0, 0]) for ax in row] for row in axes] == means[:, :, 0, 0].tolist()
+    assert [ax.get_title().split("\n")[0] for ax in axes[0]] == [f"c{i}" for i in range(k)]
+    assert sum(ax.get_visible() for ax in figure.axes) == 2 * k
+    plots.plt.close("all")
 
 
 def test_equal_counts_are_said_to_be_equal() -> None:
@@ -290,9 +305,10 @@ def test_every_page_is_made(drawn: object, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     reports = tmp_path / "reports/mine"
     assert not list(reports.rglob("*.failed.html"))
-    pages = list(reports.glob("*/*.html"))
-    assert len(pages) == 21
-    for page in pages:
+    pages = [page for page in reports.glob("*/*.html") if page.parent.name != "compare"]
+    compared = list(reports.glob("compare/*.html"))
+    assert len(pages) == 21 and compared
+    for page in [*pages, *compared]:
         html = page.read_text()
         assert "Other data than FER2013." in html
         assert "<b>bold" not in html

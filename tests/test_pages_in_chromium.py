@@ -1,7 +1,7 @@
 """Pages in a real browser: phone and desk, light and dark, with scripts and without, on paper, and what axe finds.
 
 Needs Chromium (Debian's package, at /usr/bin/chromium or where FER_CHROMIUM says) and playwright; axe-core's axe.min.js
-from npm where FER_AXE says. Three pages are made here, of what is hard to lay out; one of each kind is taken from the
+from npm where FER_AXE says. Some pages are made here, of what is hard to lay out; one of each kind is taken from the
 sample study as it stands in reports/sample or where FER_PAGES says, so `make all-reports` comes first.
 """
 
@@ -23,12 +23,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fer_core import compare, data, report
+from fer_core import compare, data, predict, report
 from fer_core.artifacts import Settings
 from fer_core.schema import ROOT
 from tests.conftest import make_faces
 from tests.test_compare import side
 from tests.test_leaderboard import CONTENDERS, RESULTS
+from tests.test_predict import HOPPER
 from tests.test_report import CLAIM, ENTRIES, ROWS, cells, picture, with_output
 
 CHROMIUM = Path(os.environ.get("FER_CHROMIUM", "/usr/bin/chromium"))
@@ -50,7 +51,9 @@ KINDS = {
     "beyond": "07_beyond/default.html",
     "study": "index.html",
     "comparison": "compare/*.html",
+    "sweep": "sweeps/*.html",
 }
+PUBLISHED = ROOT / "reports/published/fer2013"  # for a kind of page that the study does not have
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 A4 = {"width": 718, "height": 1046}  # pixels between margins of a centimetre
 
@@ -101,9 +104,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     sides = side(faces, folder, "01_basic_cnn/default", 3), side(faces, folder, "06_final/from_the_claims", 9)
     compared = report.clean(compare.document(sides, faces, sample=True).notebook())
     rendered["compare"] = report.render(compared, report.PageContext("compare/a+b", compare.title(sides), "sample"))
+    assert predict.predict([str(HOPPER)], Settings(None, "sample", "cpu", folder)) == 0
+    rendered["predictions"] = (folder / "reports/predictions/index.html").read_text(encoding="utf-8")
     for name, text in rendered.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
-    found = {kind: sorted(STUDY.glob(pattern)) for kind, pattern in KINDS.items()}
+    found = {kind: sorted(STUDY.glob(like)) or sorted(PUBLISHED.glob(like)) for kind, like in KINDS.items()}
     built = {kind: files[0].resolve().as_uri() for kind, files in found.items() if files}
     return {name: (folder / f"{name}.html").as_uri() for name in rendered} | built
 
@@ -142,7 +147,7 @@ def show(browser: Any, pages: dict[str, str]) -> Iterator[Callable[..., Any]]:
     assert complaints == []
 
 
-EVERY_PAGE = pytest.mark.parametrize("name", ["page", "failed", "index", "compare", "glossary", *KINDS])
+EVERY_PAGE = pytest.mark.parametrize("name", ["page", "failed", "index", "compare", "glossary", "predictions", *KINDS])
 EVERY_WIDTH = pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 EVERY_SCHEME = pytest.mark.parametrize("scheme", ["light", "dark"])
 
@@ -225,7 +230,7 @@ PAPER = """() => {
   const folds = [...document.querySelectorAll("main details:not(.code) > :not(summary)")];
   return {
     cut: seen.filter(cut).map(told),
-    dark: seen.filter(e => !light(style(e, "backgroundColor"))).map(told),
+    dark: seen.filter(e => !e.matches(".bars span") && !light(style(e, "backgroundColor"))).map(told),
     turned: seen.filter(e => style(e, "filter") !== "none").map(told),
     folded: folds.filter(e => !e.getClientRects().length).map(told),
     code: seen.filter(e => e.matches("details.code:not([open]) *")).map(told),
@@ -314,20 +319,20 @@ DRAWN = """() => [...document.querySelectorAll("[data-face] canvas")].map(canvas
 
 
 WATCH = """() => {
-  let last = performance.now();
-  globalThis.longest = 0;
-  setInterval(() => { longest = Math.max(longest, performance.now() - last); last = performance.now(); }, 20);
+  globalThis.answers = 0;
+  setInterval(() => { answers += 1; }, 20);
 }"""
 
 
-def load(opened: Any, file: Path, patience: float) -> tuple[str, dict[str, list[int]], float]:
-    """What the page says after it read the file, the faces it drew, and for how long it did not answer (seconds)."""
+def load(opened: Any, file: Path, patience: float) -> tuple[str, dict[str, list[int]], int]:
+    """What the page says after it read the file, the faces it drew, and how often it could have answered meanwhile."""
     opened.evaluate(WATCH)
     opened.set_input_files("#own-file", file)
     opened.locator(".load output", has_text=re.compile("images found|No line|could not")).wait_for(
         timeout=patience * 1000
     )
-    return opened.locator(".load output").inner_text(), dict(opened.evaluate(DRAWN)), opened.evaluate("longest") / 1000
+    answers = opened.evaluate("answers")
+    return opened.locator(".load output").inner_text(), dict(opened.evaluate(DRAWN)), answers
 
 
 @pytest.fixture
@@ -390,7 +395,7 @@ def test_real_images_of_a_300_mb_file_are_found_while_the_page_stays_alive(
     assert file.stat().st_size > 280e6
     rows = [*range(0, faces.n, 3000), faces.n - 1]  # the last one too: the whole file is read
     page = open_withheld(withheld_page(faces, rows, tmp_path / "page.html"))
-    said, drawn, longest = load(page, file, 300)
+    said, drawn, answers = load(page, file, 300)
     assert said == f"{len(rows)} of {len(rows)} images found in fer2013.csv."
     assert drawn == {str(faces.ids[row]): faces.images[row].ravel().tolist() for row in rows}
-    assert longest < 3  # seconds; on an idle machine far below one
+    assert answers > 50, answers  # four without its breaks; how fast they come is the machine's

@@ -25,7 +25,7 @@ from PIL import Image
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from fer_core import artifacts, data, devices, report, schema, sweep, training
+from fer_core import artifacts, data, devices, publish, report, schema, sweep, training
 from fer_core.artifacts import Settings, run_folder, run_key
 from fer_core.data import PRIVATE, Faces
 from fer_core.schema import ROOT, FerError, ParameterError, Params
@@ -499,6 +499,20 @@ def test_a_sweep_leaves_a_page_and_its_trials(swept: Any) -> None:
     assert str(swept.place) not in html and "http://" not in re.sub(r'href="http[^"]*"', "", html)
 
 
+def test_the_page_may_be_published_as_it_is(swept: Any, tmp_path: Path) -> None:
+    """It names no machine; it goes with the page that it varies, and one that was published before stays."""
+    html = (swept.settings.reports / "sweeps/tiny.html").read_text()
+    record = next(row for row in swept.found if row.state == "complete")
+    run = artifacts.read_json(run_folder(swept.settings.store, record.training_keys) / "run.json")
+    assert run["host"] and f">{run['host']}<" not in html and ">host<" not in html and run["commit"] in html
+    published = publish._published_sweeps(swept.settings.reports, [swept.search.sweep.page], tmp_path)
+    assert [told["href"] for told in published] == ["sweeps/tiny.html"]
+    assert (tmp_path / "sweeps/tiny.html").read_text() == html and (tmp_path / "sweeps/tiny/trials.csv").exists()
+    assert publish._published_sweeps(tmp_path / "nothing", [swept.search.sweep.page], tmp_path) == published
+    assert publish._published_sweeps(tmp_path / "nothing", ["02_batch_norm/default"], tmp_path) == []
+    assert not list((tmp_path / "sweeps").iterdir())
+
+
 def test_the_runs_lie_in_the_one_store_under_their_own_keys(swept: Any) -> None:
     for row in swept.found:
         folder = run_folder(swept.settings.store, row.training_keys)
@@ -557,20 +571,20 @@ sys.exit(sweep.sweep(artifacts.Settings(place / "pictures", "small", "cpu", Path
 @pytest.mark.parametrize("victim", ["parent", "worker"])
 def test_a_sweep_killed_in_mid_training_goes_on_to_the_same_trials(swept: Any, tmp_path: Path, victim: str) -> None:
     words = [sys.executable, "-c", SCRIPT, str(swept.place), str(tmp_path)]
-    running = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 180
-    while not list(tmp_path.rglob("checkpoint.pt")):
-        assert running.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    if victim == "parent":
-        running.kill()
-        running.wait()
-        assert subprocess.run(words, cwd=ROOT, capture_output=True).returncode == 0
-    else:
-        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(int(workers[0]), signal.SIGKILL)
-        assert running.wait(180) == 0
-        assert running.stderr is not None and "its process ended with -9" in running.stderr.read()
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 180
+        while not list(tmp_path.rglob("checkpoint.pt")):
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        if victim == "parent":
+            running.kill()
+            running.wait()
+            assert subprocess.run(words, cwd=ROOT, capture_output=True).returncode == 0
+        else:
+            children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+            workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            os.kill(int(workers[0]), signal.SIGKILL)
+            assert running.wait(180) == 0
+            assert running.stderr is not None and "its process ended with -9" in running.stderr.read()
     again, first = (out / "reports/small/sweeps/tiny/trials.csv" for out in (tmp_path, swept.settings.out))
     assert again.read_bytes() == first.read_bytes()
