@@ -90,8 +90,11 @@ def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> st
     unit = claims.unit(metric)
     digits, scale = (3, 1) if unit == "nats" else (1, 100)
     unit = " points" if change and unit == "%" else "\u00a0%" if unit == "%" else f" {unit}"
-    text = f"{value * scale:{'+' if change else ''}.{digits}f}{unit}"
-    text += f" [{low * scale:.{digits}f}, {high * scale:.{digits}f}]" if low is not None and high is not None else ""
+    value, low, high = (
+        end if end is None else round(end * scale, digits) + 0.0 for end in (value, low, high)
+    )  # no −0.0
+    text = f"{value:{'+' if change else ''}.{digits}f}{unit}"
+    text += f" [{low:.{digits}f}, {high:.{digits}f}]" if low is not None and high is not None else ""
     return text.replace("-", "\u2212")
 
 

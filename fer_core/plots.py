@@ -1207,7 +1207,7 @@ def _points_tick(share: float, _: int | None = None) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    return _minus(f"{value:+.{digits}f}")
+    return _minus(f"{round(value, digits) + 0.0:+.{digits}f}")  # adding 0 leaves no minus to what is rounded to none
 
 
 def _minus(text: str) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fer_core import artifacts, beyond, claims, evaluation, notebook, schema
+from fer_core import artifacts, beyond, claims, evaluation, notebook, plots, schema
 from fer_core.artifacts import Settings
 from fer_core.data import Faces
 from fer_core.schema import FerError, ParameterError, Params
@@ -381,3 +381,8 @@ def test_leaked_copies_are_measured_only_where_the_test_may_be_looked_at(
     run.metrics.update(copied)
     told = beyond.copies_flatter(allowed, run).data.replace("\u00a0", " ")
     assert told.startswith("On the 4 test images") and "right on 100.0 %" in told and "by +12.5 points" in told
+
+
+def test_a_change_that_rounds_to_none_has_no_minus() -> None:
+    assert notebook.interval((-0.0002, -0.011, 0.0), change=True) == "+0.0 points [−1.1, 0.0]"
+    assert plots._signed(-0.04, 1) == "+0.0" and plots._signed(-0.06, 1) == "−0.1"
