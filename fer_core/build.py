@@ -146,12 +146,11 @@ class Plan:
         self.rendering = {file: artifacts.code_fingerprint(file) for file in RENDERING}
         self.rendering["template"] = _template_fingerprint()
         self.pages = {name: self._plan_page(loaded[name], resolved[name], every) for name in every}
+        self.chosen = [self.pages[name] for name in wanted]
         for name, plan in self.pages.items():
             if name.endswith("/summary"):
-                claims = [other for other in self.pages.values() if other.params.arms]
-                plan.inputs["claims"] = {other.name: digest(other.inputs) for other in claims}
+                plan.inputs["claims"] = self._claims()
             plan.reasons = self._reasons(plan)
-        self.chosen = [self.pages[name] for name in wanted]
 
     def _check_set(self, pages: Iterable[Page]) -> None:
         known = {name for page in pages for name in schema.notebook_parameters(page.notebook)}
@@ -178,6 +177,16 @@ class Plan:
             "neighbours": [before, after],
         } | self.own
         return PagePlan(page, params, arms, json.loads(json.dumps(inputs)), (before, after))
+
+    def _claims(self) -> dict[str, str]:
+        """What the summary is made of: each claim's inputs, and which of its runs will not be there yet after this."""
+        coming = {run.key for page in self.chosen for run in page.runs}
+        found = {}
+        for page in self.pages.values():
+            owed = sorted(run.key for run in page.runs if run.found is None and run.key not in coming)
+            if page.params.arms:
+                found[page.name] = digest([page.inputs, owed] if owed else page.inputs)
+        return found
 
     def _want(self, params: Params) -> WantedRun:
         params, device = devices.resolve(params, self.settings.device)

@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fer_core import artifacts
+from fer_core import artifacts, build
 from fer_core.schema import ROOT
 
 CHEAP = "train_fraction = 0.1\nwidth = 0.25\nepochs = 1\nbatch_norm = True\n"
@@ -235,3 +236,14 @@ def test_clean_names_sizes_and_removes_what_can_be_rebuilt(tree: Path) -> None:
     assert not (tree / ".runs").exists()
     assert not reports(tree).exists()
     assert (tree / "reports/published/fer2013").exists()
+
+
+def test_summary_made_before_its_claims_were_trained_is_stale_once_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = artifacts.Settings(None, "sample", "cpu", tmp_path)
+    summary = "05_analysis/summary"
+    alone, whole = (build.Plan(place, names).pages[summary].report_key for names in ([summary], None))
+    monkeypatch.setattr(build, "find_run", lambda *_: SimpleNamespace(foreign=""))
+    trained = build.Plan(place, [summary]).pages[summary].report_key
+    assert alone != whole == trained
