@@ -308,6 +308,13 @@ class Task:
     key: str = ""
 
 
+def drawn_on(plan: Plan, name: str) -> list[WantedRun]:
+    """The runs that a page shows, each once: its own; for the summary those of all claims."""
+    claims = [page for page in plan.pages.values() if page.params.arms]
+    pages = claims if name.endswith("/summary") else [plan.pages[name]]
+    return list({run.key: run for page in pages for run in page.runs}.values())
+
+
 def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
     """The stale pages and missing runs; a training page trains its own first run, so whoever shares it waits for it.
 
@@ -475,10 +482,9 @@ def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygo
     page = schema.load_page(message["name"])
     params = schema.resolve_page(page, settings.sample, settings.set_values)
     plan = Plan(settings, [page.name])
-    keys = plan.pages[page.name].runs if not params.arms else []
     runs = [
         Run(run.key, run.params, run_folder(settings.store, run.key)) if run.found is None else run.found
-        for run in keys
+        for run in drawn_on(plan, page.name)
     ]
     failure = report.make_page(
         page, params, settings, runs, message["report_key"], message["inputs"], tuple(message["neighbours"]), 1, zygote

@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import functools
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -1113,10 +1114,14 @@ class Claim:
         return all(whole)
 
     def curves(self) -> None:
-        """Validation accuracy by epoch and, where the metric is another column's, that one."""
+        """Validation accuracy by epoch; where the metric is another column's, that one; training loss where the page
+        says what to look for.
+        """
         own = {"gap": "gap", "clean_gap": "gap", "late_loss_variability": "validation_loss"}.get(self.metric)
-        for column in filter(None, [own, "validation_accuracy"]):
-            axes = plots.arm_curves({name: [_history(run) for run in runs] for name, runs in self.runs.items()}, column)
+        histories = {name: [_history(run) for run in runs] for name, runs in self.runs.items()}
+        for column in filter(None, [own, "validation_accuracy", "train_loss" * bool(self.params.look_for)]):
+            levels = _guessing(open_faces()) if column == "train_loss" else {}
+            axes = plots.arm_curves(histories, column, levels=levels)
             lead = (
                 f"{column.replace('_', ' ').capitalize()} by epoch; a thin line a run, a thick one the mean of an arm."
             )
@@ -1154,10 +1159,11 @@ class Claim:
         return Table.of(rows, ["condition", "effect [95 % over seeds]", "n", "verdict"])
 
     def verdict(self) -> Markdown:
-        """The verdict, and what was left out."""
+        """The verdict, what was left out, and what to look for elsewhere."""
         cut = f"{self.cut} runs were cut by time_limit_minutes and are left out: run the page again to finish them"
         notes = [f" {note}." for note in (self.judged.note, cut * bool(self.cut)) if note]
-        return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}")
+        look_for = f"\n\n**What to look for.** {self.params.look_for}" if self.params.look_for else ""
+        return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{look_for}")
 
     def secondary(self) -> Table:
         """Further metrics of each arm, mean and interval over seeds; all recalls where the claim is about one."""
@@ -1189,6 +1195,14 @@ class Claim:
 
 def _history(run: Run) -> pd.DataFrame:
     return run.history.assign(gap=run.history["train_accuracy"] - run.history["validation_accuracy"])
+
+
+def _guessing(faces: Faces) -> dict[str, float]:
+    """The cross-entropy of answers that do not depend on the image, in nats."""
+    shares = np.bincount(faces.labels[faces.usage != data.PRIVATE]) / (faces.usage != data.PRIVATE).sum()
+    shares = shares[shares > 0]
+    known = float(-(shares * np.log(shares)).sum())
+    return {"all classes alike": math.log(len(faces.classes)), "no more than each class's share": known}
 
 
 class Summary:

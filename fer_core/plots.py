@@ -759,7 +759,10 @@ def augmentation_grid(image: np.ndarray, variants: np.ndarray, columns: int = 8)
 
 @_styled
 def arm_curves(
-    arms: Mapping[str, Sequence[pd.DataFrame]], column: str = "validation_accuracy", band: bool = False
+    arms: Mapping[str, Sequence[pd.DataFrame]],
+    column: str = "validation_accuracy",
+    band: bool = False,
+    levels: Mapping[str, float] | None = None,
 ) -> Axes:
     """A column of history by epoch: an arm's seeds thin, their mean (over those that got there) thick; ≤ 18 arms.
 
@@ -770,12 +773,18 @@ def arm_curves(
     arms : {name: histories of its seeds}
     column : of history.csv, or gap
     band : whether the range over seeds is drawn as a band
+    levels : {words: value} to be seen beside the curves, dashed
 
     Returns
     -------
     Axes
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    for text, level in (levels or {}).items():
+        ax.axhline(level, color=GREY, linestyle="--", linewidth=1)
+        ax.annotate(
+            text, (0.995, level), (0, 2), ax.get_yaxis_transform(), "offset points", ha="right", color=GREY, fontsize=9
+        )
     name = column.replace("_", " ")
     ends: list[tuple[float, str, str]] = []
     for i, (arm, histories) in enumerate(arms.items()):

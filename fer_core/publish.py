@@ -108,18 +108,18 @@ def _rendered(notebook: Any, context: report.PageContext) -> bytes:
     return report.render(notebook, dataclasses.replace(context, provenance=told)).encode()
 
 
-def _published_page(page: build.PagePlan, settings: Settings, target: Path) -> list[str]:
+def _published_page(plan: build.Plan, page: build.PagePlan, target: Path) -> list[str]:
     """Write one page, with its small files, from its executed notebook; returns what the reader should know."""
-    folder = settings.reports / page.name
+    folder = plan.settings.reports / page.name
     notebook = _without_faces(folder)
-    runs = [run.found for run in page.runs if run.found is not None]
+    runs = [run.found for run in build.drawn_on(plan, page.name) if run.found is not None]
     figures = report.figure_files(notebook)
     own = page.own.found if page.own else None
     files = {name: (folder / name).read_bytes() for name in LEDGER_FILES if own and (folder / name).exists()}
     files |= figures
-    elsewhere = bool(page.inputs.get("own"))
+    made, elsewhere = read_json(folder / "page.json")["made"], bool(page.inputs.get("own"))
     context = report.page_context(
-        page.page, page.params, settings, runs, notebook, page.neighbours, tuple(files), elsewhere
+        page.page, page.params, plan.settings, runs, notebook, page.neighbours, tuple(files), made, elsewhere
     )
     rendered = _rendered(notebook, context)
     for name, content in files.items():
@@ -209,7 +209,7 @@ def publish(settings: Settings) -> int:
             (target / f"{page.name}.html").unlink(missing_ok=True)
             shutil.rmtree(target / page.name, ignore_errors=True)
         else:
-            notes += _published_page(page, settings, target)
+            notes += _published_page(plan, page, target)
     build.compare_study(plan)
     compared = _published_comparisons(plan, target)
     swept = _published_sweeps(settings.reports, [page.name for page in current], target)

@@ -526,6 +526,7 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
     from importlib.metadata import version
 
     told: dict[str, list[Any]] = {}
+    runs = [run for run in runs if run.provenance]
     for run in runs:
         for name, value in _flat({k: v for k, v in run.provenance.items() if k not in ("parameters", "sha256")}):
             told.setdefault(name, []).append(value)
@@ -564,21 +565,36 @@ def variables(settings: Settings) -> str:
     return told + f" SET='{set_text(settings.set_values)}'" * bool(settings.set_values)
 
 
+def _git(*words: str) -> str:
+    """What git says; nothing outside a checkout or without git."""
+    import subprocess
+
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def made_now(data_hash: str) -> dict[str, str]:
+    """When a page was made, from which commit and data: kept, so that it is published with the same."""
+    from datetime import UTC, datetime
+
+    commit = _git("rev-parse", "HEAD")
+    changed = " and changes since" * bool(_git("status", "--porcelain", "--", "fer_core", "notebooks", "params"))
+    told = {"page made": datetime.now(UTC).isoformat(timespec="seconds"), "data hash": data_hash}
+    return told | ({"page's commit": f"{commit}{changed}"} if commit else {})
+
+
 @cache
 def repository() -> str:
     """owner/name on GitHub, by pyproject.toml's [project.urls] or git's origin; empty where neither says."""
-    import subprocess
     import tomllib
 
     try:
         addresses = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).values())
     except OSError:
         addresses = []
-    try:
-        told = subprocess.run(["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True)
-        addresses.append(told.stdout.strip())
-    except OSError:  # no git
-        pass
+    addresses.append(_git("remote", "get-url", "origin"))
     # Only owner and name are taken: an address may hold somebody's token.
     found = [re.search(r"github\.com[/:]([\w.-]+/[\w-][\w.-]*?)(\.git)?/?$", address) for address in addresses]
     return next((match[1] for match in found if match), "")
@@ -619,6 +635,7 @@ def page_context(
     notebook: Any,
     neighbours: tuple[str | None, str | None],
     files: tuple[str, ...],
+    made: Mapping[str, str],
     own: bool = False,
     failure: Failure | None = None,
 ) -> PageContext:
@@ -634,7 +651,7 @@ def page_context(
         files=files,
         commands=commands(page.name, settings),
         compared=compared_in(params),
-        provenance=provenance(runs),
+        provenance={**made, **provenance(runs)},
         colab=colab_link(page.name),
         failure=failure,
     )
@@ -673,8 +690,8 @@ def make_page(
 
     figures = {} if failure else figure_files(notebook)
     files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()), *figures)
-    own = bool(inputs.get("own"))
-    context = page_context(page, params, settings, run_folders, notebook, neighbours, files, own, failure)
+    made, own = made_now(inputs["data"]), bool(inputs.get("own"))
+    context = page_context(page, params, settings, run_folders, notebook, neighbours, files, made, own, failure)
     rendered = render(notebook, context).encode()
     folder = settings.reports / page.name
     failed = folder.with_name(f"{folder.name}.failed.html")
@@ -697,6 +714,7 @@ def make_page(
         "finding": plain(markdown(finding_markdown(notebook))),
         "report_key": report_key,
         "inputs": dict(inputs),
+        "made": made,
         "html": artifacts.digest(rendered),
     }
     artifacts.write_json(folder / "page.json", record)

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 from fer_core import artifacts, report
 from fer_core.artifacts import Run, Settings
 from fer_core.report import PageContext
+from fer_core.reproduce import PROVENANCE
 from fer_core.schema import ROOT, Page, Params, parse_set
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -119,10 +121,22 @@ def test_kernel_runs_in_the_repository_and_no_path_of_the_machine_is_told(good: 
 
 
 def test_a_second_execution_gives_the_same_bytes(make: Callable[..., Any], good: Path) -> None:
-    files = ("good/default.html", "good/default/notebook.ipynb", "good/default/page.json")
-    before = [(good / name).read_bytes() for name in files]
+    def written() -> tuple[str, bytes, dict[str, Any]]:
+        html = PROVENANCE.sub("", (good / "good/default.html").read_text())
+        told = artifacts.read_json(good / "good/default/page.json")
+        assert told.pop("html") and told.pop("made")["page made"].startswith("20")
+        return html, (good / "good/default/notebook.ipynb").read_bytes(), told
+
+    before = written()
     assert make("good", *GOOD)[0] is None
-    assert [(good / name).read_bytes() for name in files] == before
+    assert written() == before
+
+
+def test_a_page_without_runs_says_when_from_what_commit_and_of_which_data_it_was_made(good: Path) -> None:
+    made = artifacts.read_json(good / "good/default/page.json")["made"]
+    block = PROVENANCE.search((good / "good/default.html").read_text())
+    assert block and made["data hash"] == "d" and re.match(r"[0-9a-f]{40}", made["page's commit"])
+    assert all(escape(value) in block[0] for value in made.values())
 
 
 def test_page_json_holds_the_finding_and_the_hash_of_the_page(good: Path) -> None:
