@@ -231,7 +231,7 @@ def _curves(made: Document, sides: Sequence[Side]) -> None:
 def _seeds(made: Document, sides: Sequence[Side]) -> None:
     made.words(
         "## Over seeds\n\nHow far each figure moves with other seeds on the same images. The difference is taken seed"
-        " by seed where both pages ran the same ones; in brackets its 95 % interval, from three seeds on."
+        " by seed over the seeds that both pages ran; in brackets its 95 % interval, from three such seeds on."
     )
     metric = "validation_accuracy"
     values = {side.name: {run.params.seed: claims.metric_of(run, metric) for run in side.runs} for side in sides}
@@ -239,8 +239,9 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
     rows = []
     for side in sides:
         own = values[side.name]
-        if own.keys() == base.keys():
-            change = evaluation.mean_interval(own[seed] - base[seed] for seed in sorted(own))
+        common = sorted(own.keys() & base.keys())
+        if common:
+            change = evaluation.mean_interval(own[seed] - base[seed] for seed in common)
         else:
             change = evaluation.welch_interval(own.values(), base.values())
         mean = _over(evaluation.mean_interval(own.values()))
@@ -254,6 +255,10 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
         f"difference to {sides[0].short}",
     ]
     made.table(Table.of(rows, columns))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
 
 
 def _over(found: evaluation.Interval, metric: str = "", change: bool = False) -> str:
@@ -389,6 +394,7 @@ def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...], o
         dataset=settings.name,
         sample=settings.sample,
         own=own,
+        asked=f"Do {_listed([side.short for side in sides])} differ by more than chance, and on which images?",
         files=files,
         commands=(f'make compare PAGES="{" ".join(side.name for side in sides)}"{report.variables(settings)}',),
         provenance=report.provenance([run for side in sides for run in side.runs]),

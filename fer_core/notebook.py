@@ -90,6 +90,8 @@ def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> st
         return "no value"
     unit = claims.unit(metric)
     digits, scale = (3, 1) if unit == "nats" else (1, 100)
+    if not change:
+        low, high = _within(low, unit), _within(high, unit)
     unit = " points" if change and unit == "%" else "\u00a0%" if unit == "%" else f" {unit}"
     value, low, high = (
         end if end is None else round(end * scale, digits) + 0.0 for end in (value, low, high)
@@ -111,6 +113,11 @@ def with_interval(metrics: Mapping[str, Any]) -> str:
     str : its accuracy with Wilson's interval
     """
     return interval([metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]])
+
+
+def _within(end: float | None, unit: str) -> float | None:
+    """No share lies outside 0 to 1: nor does its interval, however few seeds it is over."""
+    return end if end is None or unit != "%" else min(max(end, 0.0), 1.0)
 
 
 def _over_seeds(runs: Iterable[Run], metric: str) -> str:
@@ -271,6 +278,38 @@ def _checks(params: Params) -> list[dict[str, Any]]:
         rows = training.sanity_checks(params, open_faces())
         artifacts.write_json(kept, rows)
     return rows
+
+
+def parameters_line(table: pd.DataFrame) -> str:
+    """How many parameters a page has, and which differ from its notebook's.
+
+    Parameters
+    ----------
+    table : of `parameter_table`
+
+    Returns
+    -------
+    str
+    """
+    changed = table.index[table.iloc[:, 2] != ""]
+    return f"{len(table)} parameters; {', '.join(changed) if len(changed) else 'none'} set by this page."
+
+
+def network_line(table: pd.DataFrame) -> str:
+    """The network in numbers.
+
+    Parameters
+    ----------
+    table : of `network_table`
+
+    Returns
+    -------
+    str
+    """
+    whole = table.loc["all"]
+    return (
+        f"{len(table) - 1} layers, {whole['parameters']} parameters, {whole['multiply-adds']} multiply-adds an image."
+    )
 
 
 def fold(line: str, table: Table, beside_faces: bool = False) -> None:
@@ -480,6 +519,11 @@ class Answers:
     metrics: dict[str, Any]
 
     @property
+    def scores(self) -> str:
+        """The entry of metrics.json that `metrics` is."""
+        return "test_official" if self.split == "test" else "validation"
+
+    @property
     def probabilities(self) -> np.ndarray:
         """float (n, k)"""
         return self.predictions[evaluation.probability_columns(self.predictions)].to_numpy(float)
@@ -627,7 +671,8 @@ def gap_sentence(run: Run) -> Markdown:
         f"{abs(gap) * 100:.1f} points {'above' if gap >= 0 else 'below'} validation accuracy."
     )
     more = f" Without transforms and Dropout the network is right on {percent(clean)} of the same images."
-    return Markdown(text + more * (clean is not None))
+    views = f" Curves and gap are of one view of each image, all accuracies from here on of {run.params.test_views}."
+    return Markdown(text + more * (clean is not None) + views * (run.params.test_views > 1))
 
 
 @dataclass(frozen=True)
@@ -837,7 +882,8 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
     if len(runs) == 2:  # Student's interval over two values says nothing
         text += f"; seed {runs[1].params.seed} on {percent(claims.metric_of(runs[1], metric))}"
     elif len(runs) > 2:
-        text += f"; over {len(runs)} seeds the mean is {_over_seeds(runs, metric)}"
+        text += f"; its mean over {len(runs)} seeds is {_over_seeds(runs, metric)} of the {m['n']:,}"
+    text += f" (95 % intervals: over images{', and over seeds' * (len(runs) > 2)})"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
     return sentence(text)
@@ -937,6 +983,24 @@ def mean_faces(faces: Faces, rows: np.ndarray) -> np.ndarray:
     """
     of = [rows[faces.labels[rows] == code] for code in range(len(faces.classes))]
     return np.stack([faces.images[r].mean(0) if len(r) else np.zeros(faces.images.shape[1:]) for r in of])
+
+
+def marked_mean(faces: Faces, rows: np.ndarray) -> np.ndarray:
+    """The mean of some images, a light square in its upper left corner: it shows what is mirrored, and nobody's face.
+
+    Parameters
+    ----------
+    faces : all images
+    rows : int (n,), those to average
+
+    Returns
+    -------
+    uint8 (h, w) or (h, w, 3)
+    """
+    mean = faces.images[rows].mean(0).round().astype(np.uint8)
+    height, width = mean.shape[0] // 8, mean.shape[1] // 8
+    mean[height // 2 : height + height // 2, width // 2 : width + width // 2] = 255
+    return mean
 
 
 def augmented(image: np.ndarray, n: int, **transforms: Any) -> np.ndarray:
@@ -1058,9 +1122,7 @@ class Claim:
     def __init__(self, params: Params) -> None:
         claims.check_rule(params.rule, params.arms, params.metric)
         self.params, self.metric, s = params, params.metric, settings()
-        self.wanted = {
-            name: schema.arm_params(arm, params.seeds, s.sample, s.set_values) for name, arm in params.arms.items()
-        }
+        self.wanted = schema.claim_runs(params, s.sample, s.set_values)
         self.runs: dict[str, list[Run]] = {}
         self.cut = 0
 
@@ -1073,8 +1135,10 @@ class Claim:
         """The runs compared: base page, what differs from it, epochs, seeds."""
         rows = []
         for name, arm in self.params.arms.items():
-            changes = ", ".join(f"{k} {_plain(v)}" for k, v in (arm.get("set") or {}).items())
-            rows.append((name, arm["page"], changes or "–", self.wanted[name][0].epochs, _plain(self.params.seeds)))
+            run, stated = self.wanted[name][0], arm.get("set") or {}
+            changes = [f"{k} {_plain(getattr(run, k))}{_lowered(getattr(run, k), v)}" for k, v in stated.items()]
+            changes += ["each seed its own split"] * self.params.split_by_seed
+            rows.append((name, arm["page"], ", ".join(changes) or "–", run.epochs, _plain(self.params.seeds)))
         return Table.of(rows, ["arm", "base page", "what differs", "epochs", "seeds"])
 
     def conditions_in_words(self) -> list[str]:
@@ -1191,6 +1255,11 @@ class Claim:
         against = f" against {first.against}" if first.against else ""
         text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of {first.arm}{against} is "
         return sentence(f"{text}{self.effect()}, n = {first.n} seeds")
+
+
+def _lowered(value: Any, stated: Any) -> str:
+    """What the page states, where the sample's ceilings (or SET) made it something else."""
+    return "" if value == stated else f" (stated: {_plain(stated)})"
 
 
 def _history(run: Run) -> pd.DataFrame:

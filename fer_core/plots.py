@@ -732,7 +732,9 @@ def _two_rows(images: np.ndarray, titles: Sequence[Sequence[str]], finding: str)
 
 
 @_styled
-def augmentation_grid(image: np.ndarray, variants: np.ndarray, columns: int = 8) -> np.ndarray:
+def augmentation_grid(
+    image: np.ndarray, variants: np.ndarray, columns: int = 8, name: str = "One face", mean_of: int = 1
+) -> np.ndarray:
     """One face uint8 (h, w), framed, and what the training transforms make of it, (n, h, w): Axes (n + 1,).
 
     Parameters
@@ -740,17 +742,20 @@ def augmentation_grid(image: np.ndarray, variants: np.ndarray, columns: int = 8)
     image : uint8 (h, w)
     variants : uint8 (n, h, w)
     columns : faces a row
+    name : what is done to it
+    mean_of : how many faces it is the mean of; one of few could be recognised and is marked as such
 
     Returns
     -------
     Axes (n + 1,)
     """
     change = np.abs(variants.astype(float) - image.astype(float)).mean()
-    finding = f"One face in {len(variants)} epochs: its pixels change by {change:.0f} of 255 on average"
+    finding = f"{name} in {len(variants)} epochs: its pixels change by {change:.0f} of 255 on average"
     titles = ["original", *(str(epoch) for epoch in range(1, len(variants) + 1))]
     axes = _grid(np.concatenate([image[None], variants]), titles, columns, finding)
     axes[0].spines[:].set(visible=True, color=INK, linewidth=2)
-    _figure(axes).set_gid("faces")
+    if mean_of < FEW_FACES:
+        _figure(axes).set_gid("faces")
     return axes
 
 

@@ -77,6 +77,7 @@ class PageContext:
     files: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    asked: str = ""  # Markdown; else the paragraph of the notebook's first cell that begins with **Asked:**
     provenance: dict[str, str] = field(default_factory=dict)
     colab: str = ""
     failure: Failure | None = None
@@ -325,6 +326,7 @@ def _withheld(output: Any) -> Any:
 
 # -------------------------------------------------------------------------------------------------------------- render
 
+ASKED = re.compile(r"^\*\*Asked:\*\* +(.+)\n*", re.M)
 HEADING = re.compile(r"\s*# +(.+)\n*")
 NUMBER = re.compile(r"[-+−±]? ?[\d.,]*\d[\d.,]*( ?(%|points?|s))?|[–—-]?|NaN|None")
 
@@ -487,9 +489,18 @@ def render(notebook: Any, context: PageContext) -> str:
     """
     notebook = copy.deepcopy(notebook)
     titled = next((c for c in notebook.cells if c.cell_type == "markdown" and HEADING.match(c.source)), None)
+    asked = context.asked
     if titled:
         titled.source = HEADING.sub("", titled.source, count=1)
-    resources = {"page": context, "headings": _headings, **_script()}
+        stated = ASKED.search(titled.source)
+        asked = asked or (stated[1] if stated else "")
+        titled.source = ASKED.sub("", titled.source, count=1)
+    resources = {
+        "page": context,
+        "headings": _headings,
+        "asked": markdown(f"**Asked:** {asked}") if asked else "",
+        **_script(),
+    }
     for output, name in _figures(notebook):
         output.metadata["file"] = name if name in context.files else ""
     stand_ins = [output.data[STAND_IN] for output in _outputs(notebook) if STAND_IN in output.get("data", {})]
@@ -651,6 +662,7 @@ def page_context(
         files=files,
         commands=commands(page.name, settings),
         compared=compared_in(params),
+        asked=params.question,
         provenance={**made, **provenance(runs)},
         colab=colab_link(page.name),
         failure=failure,

@@ -462,6 +462,14 @@ def arm_params(
     return [dataclasses.replace(params, seed=seed) for seed in seeds]
 
 
+def claim_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | None = None) -> dict[str, list[Params]]:
+    """The runs that a claim compares, by arm, a seed each; where it says so each seed draws its own split."""
+    arms = {name: arm_params(arm, params.seeds, sample, set_values) for name, arm in params.arms.items()}
+    if params.split_by_seed:
+        arms = {name: [run.replace(split_seed=run.seed) for run in runs] for name, runs in arms.items()}
+    return arms
+
+
 def ablation_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | None = None) -> dict[str, list[Params]]:
     """The runs that tell each ingredient's worth: the whole recipe, and it without each, all short and of one seed."""
     if not params.ablation:
@@ -487,10 +495,7 @@ def page_runs(
     A training page's own arm, the first, is named after it; those of an ablation follow. An exploration has none.
     """
     if params.arms:
-        arms = {name: arm_params(arm, params.seeds, sample, set_values) for name, arm in params.arms.items()}
-        if params.split_by_seed:
-            arms = {name: [run.replace(split_seed=run.seed) for run in runs] for name, runs in arms.items()}
-        return arms
+        return claim_runs(params, sample, set_values)
     if "learning_rate" not in notebook_parameters(page.notebook):
         return {}
     own = {page.name: [dataclasses.replace(params, seed=seed) for seed in params.seeds]}

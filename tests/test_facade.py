@@ -17,6 +17,7 @@ from fer_core import artifacts, beyond, claims, evaluation, notebook, plots, sch
 from fer_core.artifacts import Settings
 from fer_core.data import Faces
 from fer_core.schema import FerError, ParameterError, Params
+from tests.conftest import make_faces
 
 SMALL = Params(width=0.25, epochs=2, batch_size=32, learning_rate=0.005, threads=1, precision="float32", seeds=(0, 1))
 
@@ -149,7 +150,7 @@ def test_finding_states_number_n_split_interval_and_seeds(shown: Shown) -> None:
     assert notebook.percent(accuracy) in text
     assert re.search(rf"\[.+\] of the {runs[0].metrics['validation']['n']} validation images; seed 1 on ", text)
     three = notebook.finding(SMALL, [*runs, runs[0]]).data
-    assert "; over 3 seeds the mean is" in three
+    assert "; its mean over 3 seeds is" in three and three.endswith("(95 % intervals: over images, and over seeds).")
 
 
 def test_finding_of_a_cut_or_diverged_run_says_so(shown: Shown) -> None:
@@ -386,3 +387,15 @@ def test_leaked_copies_are_measured_only_where_the_test_may_be_looked_at(
 def test_a_change_that_rounds_to_none_has_no_minus() -> None:
     assert notebook.interval((-0.0002, -0.011, 0.0), change=True) == "+0.0 points [−1.1, 0.0]"
     assert plots._signed(-0.04, 1) == "+0.0" and plots._signed(-0.06, 1) == "−0.1"
+
+
+def test_a_mean_with_a_mark_shows_what_is_mirrored() -> None:
+    faces = make_faces()
+    face = notebook.marked_mean(faces, np.arange(faces.n))
+    assert face.shape == faces.images.shape[1:] and face.dtype == np.uint8 and (face == 255).any()
+    assert not np.array_equal(face, face[:, ::-1]) and not np.array_equal(face, face[::-1, ::-1])
+
+
+def test_no_share_has_an_interval_beyond_what_is_possible() -> None:
+    assert notebook.interval((0.575, -0.293, 1.443)) == "57.5\u00a0% [0.0, 100.0]"
+    assert notebook.interval((0.1, -0.293, 1.443), change=True) == "+10.0 points [−29.3, 144.3]"

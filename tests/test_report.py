@@ -139,6 +139,18 @@ def test_a_page_without_runs_says_when_from_what_commit_and_of_which_data_it_was
     assert all(escape(value) in block[0] for value in made.values())
 
 
+def test_what_was_asked_comes_first_then_what_came_out() -> None:
+    notebook = cells("# A title\n\n**Asked:** Is it *so*?\n\nOpening words.")
+    notebook.cells += [with_output({"text/markdown": "It is."}, tag="finding")]
+    for context, asked in (
+        (PageContext("a/b", "A title", "d"), "Is it so?"),
+        (PageContext("a/b", "A title", "d", asked="Why?"), "Why?"),
+    ):
+        text = report.plain(report.render(report.clean(notebook), context))
+        assert text.count("Asked:") == 1
+        assert text.index(f"Asked: {asked}") < text.index("It is.") < text.index("Opening words.")
+
+
 def test_page_json_holds_the_finding_and_the_hash_of_the_page(good: Path) -> None:
     told = artifacts.read_json(good / "good/default/page.json")
     assert told["finding"].startswith("0.1 is it. <img")
