@@ -128,15 +128,15 @@ def test_single_faces_are_shown_only_with_what_stands_in_for_them(notebook):
 
 def test_no_cell_gives_a_parameter_another_meaning():
     """A cell run again in Jupyter reads its parameters anew."""
-    for notebook in NOTEBOOKS:
-        for cell in code_cells(notebook):
+    for name in NOTEBOOKS:
+        for cell in code_cells(name):
             if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
                 names = {
                     n.id
                     for n in ast.walk(ast.parse(cell.source))
                     if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
                 }
-                assert not names & set(schema.notebook_parameters(notebook)), cell.source
+                assert not names & set(schema.notebook_parameters(name)), cell.source
 
 
 def test_an_ablation_leaves_out_one_ingredient_of_the_recipe_at_a_time():
