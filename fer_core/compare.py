@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from fer_core import artifacts, claims, data, evaluation, leaderboard, plots, report, schema
 from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces
-from fer_core.notebook import Table, interval, percent
+from fer_core.notebook import Table, interval, percent, stand_in
 from fer_core.schema import Params
 
 SHOWN = 16  # images that only one of two has right
@@ -134,27 +134,23 @@ class Document:
     def finding(self, text: str) -> None:
         self._output({"text/markdown": text}, tag="finding")
 
-    def table(self, table: Table, line: str = "") -> None:
+    def table(self, table: Table, line: str = "", beside_faces: bool = False) -> None:
         """A table; with `line` folded under it."""
         body = table._repr_html_()
-        self._output({"text/html": f"<details><summary>{line}</summary>{body}</details>" if line else body})
+        content = {"text/html": f"<details><summary>{line}</summary>{body}</details>" if line else body}
+        self._output(content, {"fer": {"beside_faces": True}} if beside_faces else None)
 
-    def figure(self, axes: Axes | np.ndarray, alt: str, source: str) -> None:
+    def figure(self, axes: Axes | np.ndarray, alt: str, source: str, stand_in: dict[str, Any] | None = None) -> None:
         told = f"{alt} {plots.title(axes)}."
-        png, metadata = plots.picture(axes, told, source)
+        png, metadata = plots.picture(axes, told, source, stand_in=stand_in)
         self._output({"image/png": base64.b64encode(png).decode(), "text/plain": told}, metadata)
 
     def notebook(self) -> Any:
         return nbformat.v4.new_notebook(cells=self.cells)
 
 
-def document(sides: Sequence[Side], faces: Faces, sample: bool, withhold_faces: bool = False) -> Document:
-    """The comparison of two pages or more; all others are compared with the first.
-
-    Parameters
-    ----------
-    withhold_faces : whether single faces are left out, their ids, labels and answers standing in for them
-    """
+def document(sides: Sequence[Side], faces: Faces, sample: bool) -> Document:
+    """The comparison of two pages or more; all others are compared with the first."""
     made, first, k = Document(), sides[0], len(faces.classes)
     pairs = [pair(first, other, "validation", k) for other in sides[1:]]
     made.words(f"# {title(sides)}")
@@ -166,7 +162,7 @@ def document(sides: Sequence[Side], faces: Faces, sample: bool, withhold_faces: 
     for found in pairs:
         if found.n:
             _by_class(made, found, faces.classes)
-            _images(made, found, faces, withhold_faces)
+            _images(made, found, faces)
     return made
 
 
@@ -329,7 +325,7 @@ def _by_class(made: Document, found: Pair, classes: Sequence[str]) -> None:
     made.figure(axes, f"Confusion matrix of {names[1]} minus that of {names[0]}, on the same images.", source)
 
 
-def _images(made: Document, found: Pair, faces: Faces, withhold: bool) -> None:
+def _images(made: Document, found: Pair, faces: Faces) -> None:
     heading = f"## Images on which {found.a.short} and {found.b.short} disagree"
     made.words(f"{heading}\n\nThe surest answers on both sides come first.")
     index = pd.Index(faces.ids)
@@ -340,12 +336,13 @@ def _images(made: Document, found: Pair, faces: Faces, withhold: bool) -> None:
             continue
         table = found.table(faces.classes, rows)
         line = f"{len(rows)} of {found.mcnemar[place]:,} images that only {side.short} has right"
-        if not withhold:
-            names = [f"{label}\n{other}\n{sure:.0%}" for label, other, sure in _wrong(found, table, place)]
-            axes = plots.images_grid(faces.images[index.get_indexer(table["image_id"])], names, finding=line)
-            alt = "Above each its label, then the other page's answer and how sure that was."
-            made.figure(axes, alt, "predictions.parquet of both first runs: validation")
-        made.table(Table(table.set_index("image_id")), "" if withhold else "Their ids, labels and answers")
+        names = [f"{label}\n{other}\n{percent(sure, 0)}" for label, other, sure in _wrong(found, table, place)]
+        axes = plots.images_grid(faces.images[index.get_indexer(table["image_id"])], names, finding=line)
+        table = table.rename(columns={"label": "true"}).set_index("image_id")
+        lead = "Of each its label, then the other page's answer and how sure that was."
+        source = "predictions.parquet of both first runs: validation"
+        made.figure(axes, lead, source, stand_in(table, faces))
+        made.table(Table(table), "Their ids, labels and answers", beside_faces=True)
 
 
 def _wrong(found: Pair, table: pd.DataFrame, place: int) -> Iterable[tuple[str, str, float]]:
@@ -357,13 +354,13 @@ def _wrong(found: Pair, table: pd.DataFrame, place: int) -> Iterable[tuple[str, 
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
-def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any], withhold_faces: bool = False) -> None:
+def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any]) -> None:
     """Write the comparison's page, its notebook and the answers that differ; page.json, last, says that it is whole."""
     import matplotlib
 
     matplotlib.use("agg")  # a desktop's backend would open windows
     faces = data.open_faces(settings.data, settings.store)
-    written = report.clean(document(sides, faces, settings.sample, withhold_faces).notebook(), settings)
+    written = report.clean(document(sides, faces, settings.sample).notebook(), settings)
     name = report.comparison_name(side.name for side in sides)
     folder = settings.reports / name
     (folder / "page.json").unlink(missing_ok=True)

@@ -690,20 +690,21 @@ class Pictures:
         return stand_in(self.table)
 
 
-def stand_in(table: pd.DataFrame) -> dict[str, Any]:
+def stand_in(table: pd.DataFrame, faces: Faces | None = None) -> dict[str, Any]:
     """What a published page shows in place of single faces: rows that name them, and the mean face of each class.
 
     Parameters
     ----------
     table : indexed by image_id, with a column `true`, and whatever else is known of each image
+    faces : all images; unset: the page's
 
     Returns
     -------
     dict of columns, rows, size [height, width] and means {class: {"image/png": base64}}; no pixel of a single face
     """
-    rows = table.reset_index()
-    used, size = set(rows["true"]), list(open_faces().image_size)
-    means = {name: {"image/png": png} for name, png in _mean_pngs(open_faces()).items() if name in used}
+    rows, faces = table.reset_index(), faces or open_faces()
+    used, size = set(rows["true"]), list(faces.image_size)
+    means = {name: {"image/png": png} for name, png in _mean_pngs(faces).items() if name in used}
     return {"columns": list(rows.columns), "rows": rows.to_numpy().tolist(), "size": size, "means": means}
 
 

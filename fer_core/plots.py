@@ -152,9 +152,10 @@ def show(
     faces : whether single faces can be recognised; a figure that drew some says so by itself
     stand_in : what a published page shows in place of single faces: `notebook.stand_in`
 
-    The output's metadata is ``{"image/png": {"alt": …, "source": …}, "fer": {"faces": …, "data": …, "stand_in": …}}``,
-    where data is ``{"name": …, "csv": …}``, just what was plotted, and both are there only where known. Beside alt and
-    source stands ``"as_drawn": True`` where a dark page must not turn light into dark: images, and emotions' colours.
+    The output's metadata is ``{"image/png": {"alt": …, "source": …, "lead": …}, "fer": {"faces": …, "data": …,
+    "stand_in": …}}``, where lead is alt without the title, and data ``{"name": …, "csv": …}``, just what was plotted;
+    data and stand_in only where known. ``"as_drawn": True`` stands beside them where a dark page must not turn light
+    into dark: images, and emotions' colours.
     """
     from IPython.display import display
 
@@ -186,7 +187,8 @@ def picture(
     if plotted is not None:
         fer["data"] = {"name": name, "csv": plotted.to_csv(index=False, lineterminator="\n", float_format="%.6g")}
     plt.close(figure)
-    told: dict[str, Any] = {"alt": alt, "source": source}
+    # What the title does not say is for all readers, not only for those who cannot see.
+    told: dict[str, Any] = {"alt": alt, "source": source, "lead": alt.replace(f"{title(axes)}.", "").strip()}
     if figure.get_gid() == "palette" or any(ax.images for ax in figure.axes):
         told["as_drawn"] = True
     return png.getvalue(), {"image/png": told, "fer": fer}

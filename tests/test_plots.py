@@ -91,7 +91,7 @@ def test_shown_figure_carries_alt_text_and_source_and_is_closed(shown):
     plots.show(plots.learning_rate(history()), "The rate stays.", "history.csv: learning_rate")
     (data, metadata) = shown[0]
     assert metadata == {
-        "image/png": {"alt": "The rate stays.", "source": "history.csv: learning_rate"},
+        "image/png": {"alt": "The rate stays.", "source": "history.csv: learning_rate", "lead": "The rate stays."},
         "fer": {
             "faces": False,
             "data": {"name": "learning_rate", "csv": "epoch,learning_rate\n1,0.01\n2,0.01\n3,0.01\n"},
