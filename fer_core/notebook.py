@@ -648,7 +648,8 @@ def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
         return Markdown(f"The test set was not looked at: {why}.")
     splits = {"test_official": "official", "test_leak_free": "leak-free"}
     rows = [(f"seed {run.params.seed}", *(with_interval(run.metrics[split]) for split in splits)) for run in runs]
-    rows.append((f"mean over {len(runs)} seeds", *(_over_seeds(runs, f"{split}_accuracy") for split in splits)))
+    if len(runs) > 1:
+        rows.append((f"mean over {len(runs)} seeds", *(_over_seeds(runs, f"{split}_accuracy") for split in splits)))
     return Table.of(rows, ["", *(f"{name} (n = {runs[0].metrics[split]['n']:,})" for split, name in splits.items())])
 
 
@@ -1253,9 +1254,11 @@ class Claim:
     def finding(self) -> Markdown:
         """The page in one sentence."""
         first = self.judged.conditions[0]
-        against = f" against {first.against}" if first.against else ""
-        text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of {first.arm}{against} is "
-        return sentence(f"{text}{self.effect()}, n = {first.n} seeds")
+        against = f" against “{first.against}”" if first.against else ""
+        text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of “{first.arm}”{against} "
+        effect = self.effect()
+        seeds = f"n = {first.n} seed{'s' * (first.n != 1)}"
+        return sentence(f"{text}{'has ' if effect == 'no value' else 'is '}{effect}, {seeds}")
 
 
 def _lowered(value: Any, stated: Any) -> str:

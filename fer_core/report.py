@@ -27,7 +27,7 @@ from typing import Any
 
 from fer_core import artifacts, glossary, kernels, leaderboard
 from fer_core.artifacts import Run, Settings
-from fer_core.schema import PACKAGE, ROOT, Page, Params, open_notebook, read_notebook
+from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, open_notebook, read_notebook
 
 TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv")
@@ -620,7 +620,9 @@ def colab_link(page: str) -> str:
 def page_title(notebook: Any, page: Page, params: Params) -> str:
     """The claim in its own words, or the notebook's heading and what sets this page apart."""
     title, stem = heading(notebook) or page.notebook, page.name.split("/")[1]
-    return params.claim or (title if stem == "default" else f"{title}: {stem.replace('_', ' ')}")
+    changed = {name: value for name, value in page.values.items() if SPECS[name].group in RUN_GROUPS}
+    apart = stem if len(changed) != 1 else " ".join(f"{name} {value}" for name, value in changed.items())
+    return params.claim or (title if stem == "default" else f"{title}: {apart.replace('_', ' ')}")
 
 
 def _copy_run(run: Run, folder: Path, with_test: bool) -> None:
