@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fer_core import artifacts, bootstrap, build, cluster, data, devices, schema, slurm
 from fer_core.schema import PACKAGE, ROOT, FerError
@@ -27,6 +28,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     settings = artifacts.settings()
+    _engine()  # one that does not exist is told here too
     print(build.Plan(settings, options.pages or None).describe(_jobs(), _price()))
     return 0
 
@@ -94,12 +96,16 @@ def _publish(_: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from fer_core import publish
 
+    if not options.source:
+        raise FerError("which runs? FROM=another machine's OUT, or a folder that make publish made.")
     return publish.import_runs(Path(options.source).expanduser().resolve(), artifacts.settings())
 
 
 def _reproduce(options: argparse.Namespace) -> int:
     from fer_core import reproduce
 
+    if not options.page:
+        raise FerError("which page? PAGE=04_complex_cnn/default, or another that trains.")
     return reproduce.reproduce(artifacts.settings(), options.page, _jobs())
 
 
@@ -157,7 +163,7 @@ def _price() -> float | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fer_core", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
     for name, about in (
         ("data", "FER2013 in any form, or your own images; unset: the drawn sample"),
@@ -175,9 +181,11 @@ def _parser() -> argparse.ArgumentParser:
     pages = argparse.ArgumentParser(add_help=False)
     pages.add_argument("pages", nargs="*", metavar="PAGE", help="such as 04_complex_cnn/default")
     page = argparse.ArgumentParser(add_help=False)
-    page.add_argument("page", metavar="PAGE", help="a training page, such as 04_complex_cnn/default")
+    page.add_argument("page", nargs="?", metavar="PAGE", help="a training page, such as 04_complex_cnn/default")
     source = argparse.ArgumentParser(add_help=False)
-    source.add_argument("source", metavar="FROM", help="another machine's OUT, or a folder that make publish made")
+    source.add_argument(
+        "source", nargs="?", metavar="FROM", help="another machine's OUT, or a folder that make publish made"
+    )
     written = argparse.ArgumentParser(add_help=False)
     written.add_argument("--write", action="store_true", help="put it on top of every notebook")
     images = argparse.ArgumentParser(add_help=False)
@@ -203,9 +211,12 @@ def _parser() -> argparse.ArgumentParser:
         ("reproduce", _reproduce, "train a page afresh and compare with what stands", [shared, page]),
         ("bootstrap", _bootstrap, "the cell with which notebooks start on Colab and Kaggle", [written]),
         ("predict", _predict, "a network's answer for your own pictures or Kaggle's test.csv", [shared, images]),
-        ("_worker", _worker, argparse.SUPPRESS, []),
+        ("_worker", _worker, "", []),
     ):
-        added = commands.add_parser(command, help=about, description=about, parents=parents)
+        told: dict[str, Any] = (
+            {"help": about, "description": about} if about else {}
+        )  # a worker's command is not listed
+        added = commands.add_parser(command, parents=parents, **told)
         added.set_defaults(action=action)
     return parser
 

@@ -572,7 +572,7 @@ def unlabelled_images(path: Path) -> np.ndarray:
             raise DataError(
                 f"{path.name}: expected one table with a column 'pixels', found {came}: give that file alone."
             )
-        pixels, _, _ = _read_table(tables[0], alone=False)
+        pixels = _read_table(tables[0], alone=False, labelled=False)[0]
     side = math.isqrt(pixels.shape[1])
     return pixels.reshape(-1, side, side)
 
@@ -582,7 +582,7 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() == ".csv" or _kind(_head(path, HEAD_BYTES)) in ("table", "archive")
 
 
-def _read_table(entry: Entry, alone: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_table(entry: Entry, alone: bool, labelled: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (n, side²), labels (n,) and usage (n,) of one table, all uint8; faults are told by row."""
     name, head = entry.path, entry.read(HEAD_BYTES)
     if not head.strip():
@@ -593,7 +593,9 @@ def _read_table(entry: Entry, alone: bool) -> tuple[np.ndarray, np.ndarray, np.n
     if "pixels" not in columns:
         came = "a web page" if head.lstrip().startswith(b"<") else ", ".join(columns)[:80]
         raise DataError(f"{name}: column 'pixels' is missing, expected emotion,pixels,Usage, found {came}; {EXPECTED}.")
-    if "emotion" not in columns and (alone or "usage" in columns):
+    if not labelled:
+        columns = {"pixels": columns["pixels"]}
+    elif "emotion" not in columns and (alone or "usage" in columns):
         remedy = "give the folder or archive that has train.csv too, or download fer2013.csv again"
         raise DataError(f"{name}: column 'emotion' is missing, expected emotion,pixels,Usage: {remedy}.")
     table = _arrow_table(entry, delimiter, [columns[key] for key in ("pixels", "emotion", "usage") if key in columns])
@@ -851,7 +853,8 @@ def make_split(
 
     Parameters
     ----------
-    kind : "random", a plain draw as the original's; "group", whole groups of exact copies; "official", as published
+    kind : "random", a plain draw as the original's; "group", whole groups of exact copies; "official", as published.
+        Of a user's own data, which has folders or a rule of its own for what validates, "random" is "official"
     train_fraction : share of Training and PublicTest to train on, above 0 and below 1; not for "official"
     drop_leaked_copies : whether training images with an exact copy in PrivateTest are left out
 
@@ -867,7 +870,7 @@ def make_split(
     pool, test = np.flatnonzero(faces.usage != PRIVATE), np.flatnonzero(faces.usage == PRIVATE)
     rng, wanted = np.random.default_rng(seed), round(train_fraction * len(pool))
     chosen = np.zeros(faces.n, bool)
-    if kind == "official":
+    if kind == "official" or (kind == "random" and is_own(faces)):
         chosen[faces.usage == TRAINING] = True
     elif kind == "random":
         chosen[rng.permutation(pool)[:wanted]] = True
@@ -921,6 +924,11 @@ def is_fer2013(faces: Faces) -> bool:
     """
     n = np.count_nonzero(faces.usage == PRIVATE)
     return faces.classes == EMOTIONS and faces.image_size == (48, 48) and n in (3589, 7178)
+
+
+def is_own(faces: Faces) -> bool:
+    """Whether these are neither drawn nor of FER2013's kind: their parts are what their owner made them."""
+    return faces.name != "sample" and (faces.classes != EMOTIONS or faces.image_size != (48, 48))
 
 
 def audit(faces: Faces) -> dict[str, int]:

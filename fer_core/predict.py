@@ -129,12 +129,16 @@ def _run(folder: Path) -> Run:
     record = read_json(folder / "run.json")
     if not isinstance(record, dict) or "parameters" not in record:
         raise FerError(
-            f"MODEL {folder}: holds no run.json of a run: give a run's folder or a page, such as 06_final/default."
+            f"MODEL {folder}: holds no run.json of a run: give a run's folder or a page, such as 06_final/all_fixes."
         )
     params = schema.resolve(schema.check(record["parameters"], "run.json"), sample=False)
     run = Run(record.get("key", ""), params, folder)
+    return _learned(run, folder.name)
+
+
+def _learned(run: Run, name: str) -> Run:
     if run.state != "done":
-        raise FerError(f"MODEL {folder.name}: this run is {run.state}, expected one that is done: choose another.")
+        raise FerError(f"MODEL {name}: its run is {run.state}, expected one that is done: choose another.")
     return run
 
 
@@ -181,7 +185,7 @@ def chosen_network(words: str, settings: Settings) -> Model:
         return published_network(folder)
     if folder.is_dir():
         run = _run(folder)
-        return run_network(run, _stored_size(run), drawn=_is_sample(run, settings))
+        return run_network(run, _stored_size(run, settings), drawn=_is_sample(run, settings))
     if words not in schema.page_names():
         near = schema.nearest(words, schema.page_names())
         raise ParameterError(f"MODEL is '{words}', neither a run's folder nor a page{near}: see make plan.")
@@ -194,20 +198,20 @@ def chosen_network(words: str, settings: Settings) -> Model:
         variables = "" if settings.sample else " DATA=…"
         raise FerError(f"MODEL: {words} has no finished run in OUT: make report PAGE={words}{variables} trains it.")
     faces = data.open_faces(settings.data, settings.store)
-    return run_network(plan.own.found, faces.image_size, words, settings.sample)
+    return run_network(_learned(plan.own.found, words), faces.image_size, words, settings.sample)
 
 
-def _stored_size(run: Run) -> tuple[int, int]:
-    """Height and width of the images that a run of a store was trained on, from the data's cache beside it."""
-    cached = run.folder.resolve().parent.parent / "data" / f"{run.provenance.get('data_hash')}.npy"
-    try:
-        height, width = np.load(cached, mmap_mode="r").shape[1:3]
-    except (OSError, ValueError) as fault:
-        raise FerError(
-            f"MODEL {run.folder.name}: the data it was trained on is not in this run store: "
-            "name its page instead (MODEL=06_final/… DATA=…)."
-        ) from fault
-    return height, width
+def _stored_size(run: Run, settings: Settings) -> tuple[int, int]:
+    """Height and width of the images that a run was trained on, from the data's cache: beside it, or in this OUT."""
+    for store in (run.folder.resolve().parent.parent, settings.store):
+        cached = store / "data" / f"{run.provenance.get('data_hash')}.npy"
+        if cached.exists():
+            height, width = np.load(cached, mmap_mode="r").shape[1:3]
+            return height, width
+    raise FerError(
+        f"MODEL {run.folder}: the data it was trained on is in no run store here: "
+        "name its page instead (MODEL=06_final/… DATA=…)."
+    )
 
 
 def _is_sample(run: Run, settings: Settings) -> bool:

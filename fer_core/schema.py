@@ -358,7 +358,8 @@ def load_page(name: str) -> Page:
     ParameterError: no such page (with the nearest), or its YAML is at fault.
     """
     if name not in page_names():
-        raise ParameterError(f"no page {name}{nearest(name, page_names())}: a page is a file params/{name}.yaml")
+        near = nearest(name, page_names()) or f": it would be a file params/{name}.yaml"
+        raise ParameterError(f"no page {name}{near}")
     page = Page(name, load_yaml(ROOT / "params" / f"{name}.yaml"))
     check(page.values, f"params/{name}.yaml", notebook_parameters(page.notebook))
     return page

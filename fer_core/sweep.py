@@ -127,7 +127,8 @@ def load(name: str) -> Sweep:
     ParameterError: no such sweep, an unknown key (with the nearest known one), a wrong type, a value out of range.
     """
     if name not in names():
-        raise ParameterError(f"no sweep {name}{nearest(name, names())}: a sweep is a file params/sweeps/{name}.yaml")
+        near = nearest(name, names()) or f": it would be a file params/sweeps/{name}.yaml"
+        raise ParameterError(f"no sweep {name}{near}")
     where = f"params/sweeps/{name}.yaml"
     values = _checked(Sweep, schema.load_yaml(SWEEPS / f"{name}.yaml"), where)
     for needed in ("page", "ranges"):

@@ -32,7 +32,7 @@ def make_faces(n: int = 120, side: int = 16, classes: int = 3, channels: int = 1
     usage = np.repeat([0, 1, 2], [n - 2 * (n // 10), n // 10, n // 10]).astype(np.uint8)
     ids = np.array([f"{i:010x}" for i in range(n)])
     names = tuple(f"class{i}" for i in range(classes))
-    return Faces(images, labels, usage, ids, np.arange(n, dtype=np.int32), names, "small", f"hash{seed}{n}", "memory")
+    return Faces(images, labels, usage, ids, np.arange(n, dtype=np.int32), names, "sample", f"hash{seed}{n}", "memory")
 
 
 @pytest.fixture

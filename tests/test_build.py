@@ -155,7 +155,7 @@ def test_changed_learning_rate_is_named_and_concerns_its_page_alone(tree: Path) 
     (tree / "params/01_net/slow.yaml").write_text("# why\nlearning_rate: 0.002\n")
     text = plan(tree)
     assert "01_net/slow: learning_rate 0.001 → 0.002" in text
-    assert "1 runs to train" in text
+    assert "1 run to train" in text
     assert "01_net/default:" not in text
 
 

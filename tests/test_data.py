@@ -724,7 +724,7 @@ def made(groups: list[int], labels: list[int], usage: list[int]) -> data.Faces:
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (max(groups) + 1, 8, 8), dtype=np.uint8)
     arrays = (np.array(labels, np.uint8), np.array(usage, np.uint8), np.arange(len(groups)).astype(str))
-    return data.Faces(noise[groups], *arrays, np.array(groups, np.int32), ("a", "b"), "small", "0", "memory")
+    return data.Faces(noise[groups], *arrays, np.array(groups, np.int32), ("a", "b"), "sample", "0", "memory")
 
 
 def test_ids_tell_exact_copies_apart_in_canonical_order(rows: Rows, tmp_path: Path, store: Path):
@@ -818,7 +818,7 @@ def test_near_copies_find_brighter_and_mirrored_images_but_not_exact_ones():
     images[5] = images[2] // 3 + 9  # another label
     images[6] = images[1][:, ::-1]
     images[7], copies[7] = images[3], copies[3]  # exact: not among the further ones
-    faces = data.Faces(images, faces.labels, faces.usage, faces.ids, copies, faces.classes, "small", "0", "memory")
+    faces = data.Faces(images, faces.labels, faces.usage, faces.ids, copies, faces.classes, "sample", "0", "memory")
     near = data.near_copies(faces, [0.9, 0.99])
     assert (near["further"], near["mirrored"], near["labels_agree"]) == ([2, 2], [1, 1], [0.5, 0.5])
     assert dict(zip(near["test"], near["neighbour"], strict=True)) == {4: 0, 5: 2}

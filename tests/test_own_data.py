@@ -114,11 +114,21 @@ def own(folder: Path, out: Path) -> Settings:
     return Settings(folder, "mine", "cpu", out)
 
 
-def test_a_class_too_small_to_be_split_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_class_of_one_image_is_trained_on(tmp_path: Path) -> None:
     draw(tmp_path / "my", ["anna"], 30, (8, 8))
     draw(tmp_path / "my", [f"rare {i}" for i in range(9)], 1, (8, 8))
-    with pytest.raises(ParameterError, match=r"leaves class 'rare \d' no training image.*add images"):
-        build.Plan(own(tmp_path / "my", tmp_path / "out"))
+    split = data.make_split(faces := data.open_faces(tmp_path / "my", tmp_path / "store"))
+    assert set(faces.labels[split.train]) == set(range(10)) and len(split.validation)
+
+
+@pytest.mark.parametrize("parts", [("train", "validation", "test"), ("train", "test"), ()])
+def test_the_owners_parts_are_kept(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for i, part in enumerate(parts or ("",)):
+        draw(tmp_path / "my" / part, ["anna", "bob"], 40 if part in ("", "train") else 10 + i, (8, 8))
+    faces = data.open_faces(tmp_path / "my", tmp_path / "store")
+    split = data.make_split(faces)
+    assert (faces.usage[split.train] == data.TRAINING).all() and (faces.usage[split.validation] == data.PUBLIC).all()
+    assert len(split.validation) == {3: 22, 2: 8, 0: 8}[len(parts)]
 
 
 def test_images_smaller_than_the_networks_take_are_refused(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_without_a_published_network_the_error_names_the_command(tmp_path: Path,
 
 def test_a_run_s_folder_or_an_untrained_page_as_model(run: artifacts.Run, faces: Faces, place: Settings) -> None:
     real = dataclasses.replace(place, data=place.out)
-    with pytest.raises(FerError, match="the data it was trained on is not in this run store"):
+    with pytest.raises(FerError, match="the data it was trained on is in no run store here"):
         predict.chosen_network(str(run.folder), real)
     cache = run.folder.parent.parent / "data"
     cache.mkdir()
