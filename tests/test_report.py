@@ -479,6 +479,28 @@ def test_code_is_folded_and_neighbours_linked() -> None:
     assert 'href="../a/b.html"' in page and 'href="../index.html"' in page and 'rel="next"' not in page
 
 
+def test_files_beside_a_page_are_listed_where_there_are_any() -> None:
+    figure, table = "figures/01_x.csv", "history.csv"
+    told = {files: report.plain(rendered(files=files)) for files in ((), (figure,), (table,), (table, figure))}
+    assert "Beside this page" not in told[()] and "each figure plots" not in told[()]
+    assert "What each figure plots is in p/figures." in told[(figure,)]
+    assert "Beside this page: history.csv." in told[(table,)]
+    assert "Beside this page: history.csv; what each figure plots is in p/figures." in told[(table, figure)]
+
+
+def test_provenance_of_several_runs_is_a_span_of_time_and_explains_its_words(tmp_path: Path) -> None:
+    runs = []
+    for hour, commit in ((9, "a"), (7, "b"), (8, "b")):
+        told = {"started": f"2026-01-01T0{hour}:00", "commit": commit, "clean": True, "seconds": 1}
+        artifacts.write_json(tmp_path / str(hour) / "run.json", told)
+        runs.append(Run(str(hour), Params(), tmp_path / str(hour)))
+    told = report.provenance(runs)
+    assert told["started"] == "2026-01-01T07:00 … 2026-01-01T09:00" and told["commit"] == "a · b (the runs differ)"
+    assert report.provenance(runs[:1])["started"] == "2026-01-01T09:00"
+    page = rendered(provenance=told)
+    assert re.search(r"<dt>clean</dt><dd>True<br><small>whether the checkout", page) and "<small></small>" not in page
+
+
 def test_provenance_stands_between_its_marks() -> None:
     one, other = (rendered(provenance={"host": host}) for host in ("one", "other"))
     marks = re.compile("<!-- provenance -->.*<!-- /provenance -->", re.S)
@@ -520,7 +542,7 @@ ROWS = [
     {"page": "04_complex_cnn/default", "seed": 1, "validation_accuracy": 0.9},
     {"page": "05_analysis/depth", "seed": 0, "validation_accuracy": 0.7},
 ]
-CLAIM = {"claim": "C", "page": "05_analysis/depth", "effect": -0.1, "low": None, "high": float("nan"), "n": 1}
+CLAIM = {"claim": "C", "page": "05_analysis/depth", "effect": -0.1, "low": None, "high": float("nan"), "n": 1, "told": "–"}
 
 
 @pytest.fixture
@@ -542,7 +564,7 @@ def test_index_shows_failed_and_missing_pages_as_such(index: Callable[[bool], st
 
 def test_headline_is_the_first_seed_not_the_best(index: Callable[[bool], str]) -> None:
     page = index(False)
-    assert ">50.0</td>" in page and ">90.0</td>" not in page and "<td data-n>2</td>" in page
+    assert ">50.0</td>" in page and ">90.0</td>" not in page and "<small>2 seeds</small>" in page
 
 
 def test_original_stands_beside_real_results_only(index: Callable[[bool], str]) -> None:
