@@ -428,7 +428,7 @@ def _mark(mark: Mark, x: str, top: int, y: int) -> tuple[str, str]:
     text = f"{html.escape(mark.name)} {f'{mark.percent:.2f}'.rstrip('0').rstrip('.')}{mark.sign}"
     return (
         f'<line class="mark {kind}" x1="{x}" x2="{x}" y1="{top}" y2="{y - 4}"/>',
-        f'<text class="name {kind}" x="{x}" dx="-6" y="{y}" text-anchor="end">{text}</text>'
+        f'<text class="name {kind}" x="{x}" dx="-6" y="{y}" text-anchor="end">{text}</text>',
     )
 
 

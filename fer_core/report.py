@@ -380,15 +380,16 @@ def safe_html(source: str) -> str:
 
 
 def _breaks(content: str) -> str:
-    """HTML without tags in which names may break behind / and _."""
-    return re.sub(r"(?<=[/_])(?=\w)", "<wbr>", content)
+    """HTML without tags in which names may break behind / and, but for their number, behind _."""
+    return re.sub(r"(?<=/)(?=\w)|(?<=[a-z]_)(?=\w)", "<wbr>", content)
 
 
 def breakable(text: str) -> Any:
-    """A name, as HTML, that may break over lines behind / and _ and nowhere else."""
+    """Words as HTML in which names may break over lines behind / and _, in headings where no line holds one whole."""
     from markupsafe import Markup
 
-    return Markup(_breaks(html.escape(text)))
+    name = r"[^\s<>]*[/_]\w[^\s<>]*"
+    return Markup(re.sub(name, lambda found: f'<span class="whole">{_breaks(found[0])}</span>', html.escape(text)))
 
 
 def _table(match: re.Match[str]) -> str:

@@ -171,7 +171,8 @@ def test_axis_shows_both_accuracies_with_intervals_and_marks_the_published_figur
     assert "original, ComplexCNN 61<" in drawn and "original, last 62.75<" in drawn and "ResEmoteNet 79.79+?<" in drawn
     places = [float(x) for x in re.findall(r'<text class="name [a-z]+" x="([\d.]+)%"', drawn)]
     assert places == sorted(places) and len(places) == 13  # the lowest first: no line crosses a name
-    rows = [(float(y), float(tall)) for y, tall in re.findall(r'<rect x="0" y="(\d+)" width="100%" height="(\d+)"', drawn)]
+    bands = re.findall(r'<rect x="0" y="(\d+)" width="100%" height="(\d+)"', drawn)
+    rows = [(float(y), float(tall)) for y, tall in bands]
     words = [float(y) for y in re.findall(r'<text class="(?:page|figures)" x="0" y="(\d+)"', drawn)]
     assert len(words) == 10 and not any(y <= word <= y + tall for word in words for y, tall in rows)  # no line there
     assert "WuJie" not in drawn  # states no figure of its own

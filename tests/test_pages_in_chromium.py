@@ -217,7 +217,7 @@ def test_results_are_filtered_by_words_and_whole_again_without(show: Callable[..
     field.fill("0.25")  # words of the second table count too
     assert 0 < len([row for row in rows.all() if row.is_visible()]) < rows.count()
     field.fill("")
-    assert all(row.is_visible() for row in [*rows.all(), *others.all()]) and all(head.is_visible() for head in heads.all())
+    assert all(shown.is_visible() for shown in [*rows.all(), *others.all(), *heads.all()])
 
 
 def test_results_fit_a_desk_and_what_scrolls_shows_it(show: Callable[..., Any]) -> None:
@@ -261,7 +261,8 @@ PAPER = """() => {
   const across = e => e.closest(".across") && style(e.closest(".across"), "page") === "across";
   const broken = e => {
     const range = document.createRange();
-    for (const text of [...e.childNodes].filter(node => node.nodeType === 3 && /^[−+]?[\\d.,]+$/.test(node.data.trim()))) {
+    const number = node => node.nodeType === 3 && /^[−+]?[\\d.,]+( ?%)?$/.test(node.data.trim());
+    for (const text of [...e.childNodes].filter(number)) {
       range.selectNodeContents(text);
       if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) return true;
     }
@@ -271,7 +272,7 @@ PAPER = """() => {
   return {
     broken: seen.filter(e => e.matches("td, th, .chip, small") && !e.closest(".broken") && broken(e)).map(told),
     split: seen.filter(e => e.matches(".chip") && e.offsetHeight > 2 * parseFloat(style(e, "fontSize"))).map(told),
-    marked: seen.filter(e => e.matches("details:not(.code) > summary") && style(e, "listStyleType") !== "none").map(told),
+    marked: seen.filter(e => e.matches("main summary") && style(e, "listStyleType") !== "none").map(told),
     asked: seen.filter(e => e.matches("input")).map(told),
     cut: seen.filter(cut).map(told),
     dark: seen.filter(e => !e.matches(".bars span") && !light(style(e, "backgroundColor"))).map(told),

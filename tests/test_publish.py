@@ -274,6 +274,11 @@ def test_published_index_says_what_the_published_tables_say() -> None:
 
 
 @committed
+def test_no_published_page_links_to_what_is_not_there() -> None:
+    assert dead_links(PUBLISHED) == []
+
+
+@committed
 def test_published_study_is_within_its_bounds() -> None:
     files = [file for file in PUBLISHED.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= publish.ALL_BYTES

@@ -542,7 +542,8 @@ ROWS = [
     {"page": "04_complex_cnn/default", "seed": 1, "validation_accuracy": 0.9},
     {"page": "05_analysis/depth", "seed": 0, "validation_accuracy": 0.7},
 ]
-CLAIM = {"claim": "C", "page": "05_analysis/depth", "effect": -0.1, "low": None, "high": float("nan"), "n": 1, "told": "–"}
+CLAIM = {"claim": "C", "page": "05_analysis/depth", "effect": -0.1, "low": None, "high": float("nan"), "n": 1}
+CLAIM |= {"told": "−10.0 points"}
 
 
 @pytest.fixture
