@@ -408,6 +408,7 @@ def _table(match: re.Match[str]) -> str:
 
     table = re.sub(r"<th[^>]*></th>", "<td></td>", re.sub(r"<tr.*?</tr>", marked, table, flags=re.S))
     length = (" long" if len(rows) > 40 else "") + _on_paper(columns, rows[0] if rows else [], numeric)
+    table = re.sub(r"(\[[−\d.]+,) (?=[−\d.]+\])", "\\1&nbsp;", table)  # an interval stays on its line
     table = re.sub(r"(<th\b[^>]*>)([^<]+)", lambda t: t[1] + _breaks(t[2]), table)
     return f'<div class="scroll{length}" role="group" aria-label="Table" tabindex="0">{table}</div>'
 

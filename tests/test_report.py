@@ -469,6 +469,20 @@ def test_numeric_columns_are_set_right_and_pandas_two_header_rows_made_one() -> 
     assert "<td data-n>1,000</td>" in page and "<td>1 a</td>" in page
 
 
+def test_names_in_heads_may_break_and_intervals_may_not() -> None:
+    frame = pd.DataFrame({"learning_rate": ["−1.2 points [−3.0, 0.5]", "a, b [c, d]"]}, index=["01_x/no_1", "y"])
+    page = rendered(with_output({"text/html": frame.to_html()}))
+    assert "<th>learning_<wbr>rate</th>" in page and "<th>01_x/<wbr>no_<wbr>1</th>" in page
+    assert "<td>−1.2 points [−3.0,&nbsp;0.5]</td>" in page and "<td>a, b [c, d]</td>" in page
+
+
+@pytest.mark.parametrize(("columns", "place"), [(4, ""), (16, " across"), (40, " across broken")])
+def test_table_too_wide_for_an_upright_sheet_goes_across(columns: int, place: str) -> None:
+    frame = pd.DataFrame({f"n{i}": [0.142857] for i in range(columns)})
+    page = rendered(with_output({"text/html": frame.to_html()}))
+    assert re.findall('class="scroll([^"]*)" role="group" aria-label="Table"', page) == [place]
+
+
 def test_drawn_data_is_said_on_top_only_where_it_is() -> None:
     assert "Drawn data" in rendered(sample=True) and "Drawn data" not in rendered()
 
