@@ -708,7 +708,7 @@ def _result(page: PagePlan, wanted: WantedRun, run: Run) -> dict[str, Any]:
 
 
 def claim_rows(plan: Plan) -> list[dict[str, Any]]:
-    """claims.csv: a row a claim whose runs are all finished."""
+    """A row a claim whose runs are all finished: claims.csv's, and `told`, the effect in words as its page has it."""
     from fer_core import claims
 
     rows = []
@@ -718,7 +718,8 @@ def claim_rows(plan: Plan) -> list[dict[str, Any]]:
             continue
         verdict = claims.evaluate(arms, page.params.metric, page.params.rule, plan.settings.sample)
         row = {name: getattr(verdict, name) for name in ("effect", "low", "high", "n", "rule", "verdict")}
-        rows.append({"claim": page.params.claim, "page": page.name, **row})
+        told = claims.told_effect(verdict.conditions[0])
+        rows.append({"claim": page.params.claim, "page": page.name, "told": told, **row})
     return rows
 
 
@@ -831,9 +832,10 @@ def tables(
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
     contenders = [_contender(page, plan.settings.store) for page in plan.pages.values() if page.own is not None]
     index = report.render_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013, swept)
+    stored = [{name: row[name] for name in artifacts.CLAIM_COLUMNS} for row in claims]
     files = {
         "results.csv": artifacts.csv_bytes(artifacts.RESULT_COLUMNS, rows),
-        "claims.csv": artifacts.csv_bytes(artifacts.CLAIM_COLUMNS, claims),
+        "claims.csv": artifacts.csv_bytes(artifacts.CLAIM_COLUMNS, stored),
         glossary.FILE: report.render_glossary(plan.settings).encode(),
     }
     if plan.fer2013:

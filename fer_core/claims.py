@@ -112,6 +112,35 @@ def unit(metric: str) -> str:
     return "points" if metric in ("gap", "clean_gap", "leak_flattery") or metric.startswith("improvement_") else "%"
 
 
+def told(found: Sequence[float | None], metric: str, change: bool = False) -> str:
+    """(value, low, high, …) as "61.2 % [59.6, 62.8]"; differences of shares in points, losses in nats.
+
+    Parameters
+    ----------
+    found : value, low, high, as of `evaluation` or of an outcome; low and high may be None
+    metric : names the unit: a share, points or nats
+    change : whether it is a difference, with its sign
+    """
+    value, low, high = found[:3]
+    if value is None or not math.isfinite(value):
+        return "no value"
+    counted_in = unit(metric)
+    digits, scale = (3, 1) if counted_in == "nats" else (1, 100)
+    words = " points" if change and counted_in == "%" else "\u00a0%" if counted_in == "%" else f" {counted_in}"
+
+    def number(end: float, sign: str = "") -> str:
+        return format(round(end * scale, digits) + 0.0, f"{sign}.{digits}f")  # no −0.0
+
+    text = number(value, "+" if change else "") + words
+    text += f" [{number(low)}, {number(high)}]" if low is not None and high is not None else ""
+    return text.replace("-", "\u2212")
+
+
+def told_effect(outcome: Outcome) -> str:
+    """A condition's effect with its interval over seeds: a difference where it is against another arm."""
+    return told((outcome.effect, outcome.low, outcome.high), outcome.metric, change=outcome.against is not None)
+
+
 def metric_of(run: Run, metric: str) -> float:
     """One run's value, a fraction or nats; NaN where the run has none. Raises ParameterError for an unknown metric."""
     words(metric)

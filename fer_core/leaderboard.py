@@ -135,13 +135,16 @@ def final_page(results: Iterable[Row]) -> str | None:
 # ------------------------------------------------------------------------------------------------------------- abstract
 
 
-def abstract(results: Sequence[Row], claims: Sequence[Row], fer2013: bool = True) -> str:
+def abstract(
+    results: Sequence[Row], claims: Sequence[Row], fer2013: bool = True, claims_planned: int | None = None
+) -> str:
     """What was asked and what came out, in Markdown, half a page: every number is from results.csv and claims.csv.
 
     Parameters
     ----------
     results, claims : rows of the two files
     fer2013 : whether the original's and the literature's figures may stand beside them: not on drawn or other images
+    claims_planned : how many claims there are to test; unset: as many as have a page's YAML
     """
     lines = headlines(results)
     if not lines:
@@ -151,7 +154,7 @@ def abstract(results: Sequence[Row], claims: Sequence[Row], fer2013: bool = True
         _networks(lines),
         _models(results, lines, fer2013),
         _copies(lines),
-        _verdicts(claims),
+        _verdicts(claims, _claims_with_a_page() if claims_planned is None else claims_planned),
     ]
     return "\n\n".join(filter(None, paragraphs))
 
@@ -227,18 +230,30 @@ def _copies(lines: Sequence[Headline]) -> str:
     return text + (f", on average over the {len(gained)} pages that scored the test." if len(gained) > 1 else ".")
 
 
-def _verdicts(claims: Sequence[Row]) -> str:
+def is_claim(page: str) -> bool:
+    """Whether a page puts a claim to the test: all of its notebook's do but the summary."""
+    return page.startswith(f"{CLAIMS_NOTEBOOK}/") and not page.endswith("/summary")
+
+
+def _claims_with_a_page() -> int:
+    return sum(map(is_claim, schema.page_names()))
+
+
+def _verdicts(claims: Sequence[Row], planned: int) -> str:
+    """How many claims are decided and how."""
     by_verdict: dict[str, list[str]] = {}
     for row in claims:
         by_verdict.setdefault(row["verdict"], []).append(row["page"].split("/")[1].replace("_", " "))
     if not by_verdict:
         return ""
+    done, one = len(claims), len(claims) == 1
+    which = f"all {done}" if done >= planned and not one else f"{done} of {max(done, planned)}"
+    text = f"**Claims:** {which} {'has' if one else 'have'} run to {'its' if one else 'their'} end"
     if all(verdict.startswith("not evaluated") for verdict in by_verdict):
-        return f"**Claims:** all {len(claims)} ran to their end; their verdicts are {_words(list(by_verdict))}."
+        return f"{text}; {'its verdict is' if one else 'their verdicts are'} {_words(list(by_verdict))}."
     order = sorted(by_verdict, key=lambda v: ("supported", "not supported", "inconclusive", v).index(v))
-    told = [f"{v}: {len(by_verdict[v])} ({', '.join(by_verdict[v])})" for v in order]
-    text = f"**Claims:** of the {len(claims)} that ran to their end {'; '.join(told)}."
-    return f"{text} Rules and thresholds were written down before the runs."
+    told = [f"{f'{len(by_verdict[v])} ' * (not one)}{v} ({', '.join(by_verdict[v])})" for v in order]
+    return f"{text}: {'; '.join(told)}. Rules and thresholds were written down before the runs."
 
 
 # ---------------------------------------------------------------------------------------------------------- leaderboard
@@ -390,10 +405,14 @@ def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
         return f"{(number - low) / (high - low) * 100:.2f}%"
 
     ticks = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
-    drawn = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="{top - 4}" y2="{base}"/>'
-             f'<text class="tick" x="{x(t)}" y="12" text-anchor="middle">{t}</text>' for t in ticks]  # fmt: skip
-    for place, mark in enumerate(marks):
-        drawn.append(_mark(mark, x(mark.percent or 0), top, base + name * (place + 1)))
+    drawn = [f'<text class="tick" x="{x(t)}" y="12" text-anchor="middle">{t}</text>' for t in ticks]
+    # Lines show beside the bars only: a phone has no room for them beside the pages' names and figures above those.
+    bands = [(0, top), *((top + row * place + 33, row - 33) for place in range(len(lines))), (base, height - base)]
+    clip = "".join(f'<rect x="0" y="{y}" width="100%" height="{tall}"/>' for y, tall in bands)
+    drawn.append(f'<clipPath id="bands">{clip}</clipPath><g clip-path="url(#bands)">')
+    drawn += [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="{top - 4}" y2="{base}"/>' for t in ticks]
+    named = [_mark(mark, x(mark.percent or 0), top, base + name * (place + 1)) for place, mark in enumerate(marks)]
+    drawn += [*(line for line, _ in named), "</g>", *(text for _, text in named)]
     for place, line in enumerate(lines):
         drawn.append(_bars(line, top + row * place, x))
     told = "; ".join(f"{line.page} {_interval(line.row, 'test_official')} official, "
@@ -403,12 +422,13 @@ def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
     return f'<svg class="axis" {described} width="100%" height="{height}">{"".join(drawn)}</svg>'
 
 
-def _mark(mark: Mark, x: str, top: int, y: int) -> str:
+def _mark(mark: Mark, x: str, top: int, y: int) -> tuple[str, str]:
+    """A mark's line, from the top to its name at `y`, and the name."""
     kind = "own" if mark.chosen == "the original" else "test" if "†" in mark.sign else "more" if mark.sign else "plain"
     text = f"{html.escape(mark.name)} {f'{mark.percent:.2f}'.rstrip('0').rstrip('.')}{mark.sign}"
     return (
-        f'<line class="mark {kind}" x1="{x}" x2="{x}" y1="{top}" y2="{y - 4}"/>'
-        f'<text class="name {kind}" x="{x}" dx="-6" y="{y}" text-anchor="end">{text}</text>'
+        f'<line class="mark {kind}" x1="{x}" x2="{x}" y1="{top}" y2="{y - 4}"/>',
+        f'<text class="name {kind}" x="{x}" dx="-6" y="{y}" text-anchor="end">{text}</text>',
     )
 
 

@@ -108,7 +108,14 @@ def _rendered(notebook: Any, context: report.PageContext) -> bytes:
     return report.render(notebook, dataclasses.replace(context, provenance=told)).encode()
 
 
-def _published_page(plan: build.Plan, page: build.PagePlan, target: Path) -> list[str]:
+def _neighbours(names: list[str]) -> dict[str, tuple[str | None, str | None]]:
+    """The page before and the page after each: of those that are published, so that no link leads nowhere."""
+    return dict(zip(names, zip([None, *names[:-1]], [*names[1:], None], strict=True), strict=True)) if names else {}
+
+
+def _published_page(
+    plan: build.Plan, page: build.PagePlan, neighbours: tuple[str | None, str | None], target: Path
+) -> list[str]:
     """Write one page, with its small files, from its executed notebook; returns what the reader should know."""
     folder = plan.settings.reports / page.name
     notebook = _without_faces(folder)
@@ -119,7 +126,7 @@ def _published_page(plan: build.Plan, page: build.PagePlan, target: Path) -> lis
     files |= figures
     made, elsewhere = read_json(folder / "page.json")["made"], bool(page.inputs.get("own"))
     context = report.page_context(
-        page.page, page.params, plan.settings, runs, notebook, page.neighbours, tuple(files), made, elsewhere
+        page.page, page.params, plan.settings, runs, notebook, neighbours, tuple(files), made, elsewhere
     )
     rendered = _rendered(notebook, context)
     for name, content in files.items():
@@ -204,12 +211,13 @@ def publish(settings: Settings) -> int:
     runs = export_ledger(plan, settings.ledger)
     notes: list[str] = []
     current = [page for page in plan.pages.values() if page.name not in left_out]
+    neighbours = _neighbours([page.name for page in current])
     for page in plan.pages.values():
         if page.name in left_out:  # what stood there before would say something that is no longer so
             (target / f"{page.name}.html").unlink(missing_ok=True)
             shutil.rmtree(target / page.name, ignore_errors=True)
         else:
-            notes += _published_page(plan, page, target)
+            notes += _published_page(plan, page, neighbours[page.name], target)
     build.compare_study(plan)
     compared = _published_comparisons(plan, target)
     swept = _published_sweeps(settings.reports, [page.name for page in current], target)

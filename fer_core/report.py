@@ -31,6 +31,13 @@ from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, open
 
 TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv")
+SPANS = ("started", "ended")  # of several runs: from the first to the last
+EXPLAINED = {
+    "clean": "whether the checkout was as the commit says, nothing changed since",
+    "key": "fingerprint of all that bears on training: parameters with the seed, data, code, kind of device, precision "
+    "and threads",
+    "identity": "fingerprint of parameters and data alone, by which a run is known on another machine",
+}
 STAND_IN = "application/vnd.fer.faces+json"  # what the template draws in place of single faces
 
 # What the study sets side by side; the last one is the final model, which validation chooses.
@@ -372,6 +379,19 @@ def safe_html(source: str) -> str:
     return _cleaner().clean(re.sub(r"<style\b.*?</style>", "", source, flags=re.S | re.I))
 
 
+def _breaks(content: str) -> str:
+    """HTML without tags in which names may break behind / and, but for their number, behind _."""
+    return re.sub(r"(?<=/)(?=\w)|(?<=[a-z]_)(?=\w)", "<wbr>", content)
+
+
+def breakable(text: str) -> Any:
+    """Words as HTML in which names may break over lines behind / and _, in headings where no line holds one whole."""
+    from markupsafe import Markup
+
+    name = r"[^\s<>]*[/_]\w[^\s<>]*"
+    return Markup(re.sub(name, lambda found: f'<span class="whole">{_breaks(found[0])}</span>', html.escape(text)))
+
+
 def _table(match: re.Match[str]) -> str:
     """A table that scrolls by itself, numeric columns set right, pandas' two rows of headings made one."""
     index_name = r"<th></th>((?:\s*<th>[^<]*</th>)+\s*</tr>)\s*<tr>\s*(<th>[^<]+</th>)(?:\s*<th></th>)+\s*</tr>"
@@ -387,8 +407,23 @@ def _table(match: re.Match[str]) -> str:
         return re.sub(r"<t[hd]\b", lambda t: t[0] + " data-n" * (next(place) in numeric), row[0]) if fits else row[0]
 
     table = re.sub(r"<th[^>]*></th>", "<td></td>", re.sub(r"<tr.*?</tr>", marked, table, flags=re.S))
-    length = " long" if len(rows) > 40 else ""
+    length = (" long" if len(rows) > 40 else "") + _on_paper(columns, rows[0] if rows else [], numeric)
+    table = re.sub(r"(\[[−\d.]+,) (?=[−\d.]+\])", "\\1&nbsp;", table)  # an interval stays on its line
+    table = re.sub(r"(<th\b[^>]*>)([^<]+)", lambda t: t[1] + _breaks(t[2]), table)
     return f'<div class="scroll{length}" role="group" aria-label="Table" tabindex="0">{table}</div>'
+
+
+def _on_paper(columns: list[list[str]], heads: list[str], numeric: set[int]) -> str:
+    """Whether a table needs a sheet across, or is so wide that even there its numbers must break: as class names.
+
+    An upright sheet holds about 100 digits of a table's letters beside each other, one across, in smaller letters, 180.
+    """
+    words = (re.split(r"\s|(?<=[/_])", plain(head)) for head in heads)
+    width = 0.0
+    for place, (column, head) in enumerate(zip(columns, words, strict=True)):
+        pieces = column if place in numeric else [word for cell in column for word in cell.split()]
+        width += 1.5 + max(map(len, [*pieces, *head]), default=0)
+    return " across broken" if width > 180 else " across" if width > 100 else ""
 
 
 def _reachable(content: str) -> str:
@@ -444,6 +479,7 @@ def _exporter() -> Any:
         "png_size": png_size,
         "source_line": _source_line,
         "is_chart": _is_chart,
+        "breakable": breakable,
     }
     exporter = TemplateExporter(
         file_extension=".html", template_name="page", extra_template_basedirs=[str(TEMPLATES)], filters=filters
@@ -499,6 +535,7 @@ def render(notebook: Any, context: PageContext) -> str:
         "page": context,
         "headings": _headings,
         "asked": markdown(f"**Asked:** {asked}") if asked else "",
+        "explained": {name: EXPLAINED.get(name, "") for name in context.provenance},
         **_script(),
     }
     for output, name in _figures(notebook):
@@ -546,6 +583,8 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
         different = sorted({str(v) for v in values})
         if name == "seconds":
             lines[name] = f"{sum(values):,.0f}" + f" in {len(values)} runs" * (len(values) > 1)
+        elif name in SPANS:
+            lines[name] = " … ".join(dict.fromkeys((different[0], different[-1])))
         elif len(different) > 3:
             lines[name] = f"{different[0]} … {different[-1]} ({len(different)} different ones)"
         else:
@@ -787,6 +826,7 @@ def environment(autoescape: bool = True) -> Any:
     loader = jinja2.FileSystemLoader(TEMPLATES / "page")
     made = jinja2.Environment(loader=loader, autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
     made.filters["number"] = _number
+    made.filters["breakable"] = breakable
     made.filters["percent"] = leaderboard.percent
     return made
 
@@ -808,7 +848,7 @@ def render_index(
     ----------
     entries : {name, title, finding, state, href, reason} of every page, in reading order;
         state is done, stale, failed, missing or (not for this data) elsewhere; optionally `runs`, {state: how many}
-    results, claims : rows of results.csv and claims.csv
+    results, claims : rows of results.csv, and of claims.csv with each effect as `told` in words
     scored : how many times the test set was scored
     contenders : the training pages with their parameters and curves
     comparisons : {href, title, finding} of the pages that set runs side by side
@@ -820,6 +860,7 @@ def render_index(
         chapters.setdefault(entry["name"].split("/")[0], []).append(entry)
     real = not settings.sample if fer2013 is None else fer2013
     marks = leaderboard.marks(real)
+    planned = sum(leaderboard.is_claim(entry["name"]) for entry in entries if entry["state"] != "elsewhere")
     rendered = (
         environment()
         .get_template("contents.html.j2")
@@ -830,7 +871,7 @@ def render_index(
             own=not settings.sample and not real,
             entries=entries,
             chapters=[(name, heading(read_notebook(name)) or name, found) for name, found in chapters.items()],
-            abstract=_linked_pages(markdown(leaderboard.abstract(results, claims, real)), entries),
+            abstract=_linked_pages(markdown(leaderboard.abstract(results, claims, real, planned)), entries),
             board=leaderboard.board(results, contenders, entries),
             axis=leaderboard.accuracy_axis(leaderboard.headlines(results), marks),
             literature=leaderboard.LITERATURE if marks else (),

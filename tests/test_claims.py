@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from fer_core import claims
+from fer_core.notebook import interval
 from fer_core.schema import ParameterError
 
 
@@ -108,6 +109,20 @@ def test_unknown_metric_is_refused_with_the_nearest():
 def test_recall_of_an_unknown_class_is_refused():
     with pytest.raises(ParameterError, match="no class is called 'disgusted'"):
         claims.metric_of(run(validation={"classes": {"disgust": {"recall": 0.5}}}), "recall_disgusted")
+
+
+@pytest.mark.parametrize(
+    ("found", "metric", "change", "words"),
+    [
+        ((0.612, 0.596, 0.628), "validation_accuracy", False, "61.2\u00a0% [59.6, 62.8]"),
+        ((0.035, -0.02, 0.0004), "validation_accuracy", True, "+3.5 points [−2.0, 0.0]"),
+        ((-0.0001, None, None), "gap", True, "+0.0 points"),
+        ((1.25, 1.0, 1.5), "late_loss_variability", True, "+1.250 nats [1.000, 1.500]"),
+        ((None, None, None), "gap", True, "no value"),
+    ],
+)
+def test_effect_is_told_in_its_own_unit_as_on_the_claims_page(found, metric, change, words):
+    assert claims.told(found, metric, change) == words == interval(found, metric, change)
 
 
 # -- the verdict

@@ -39,7 +39,7 @@ RESULTS = [
     row("06_final/from_the_claims", 1, 0.66, 0.63),
     row("07_beyond/default", 0, 0.70, 0.71),
 ]
-CLAIM = {"effect": -0.1, "low": -0.2, "high": None, "n": 3, "rule": "R"}
+CLAIM = {"effect": -0.1, "low": -0.2, "high": None, "n": 3, "rule": "R", "told": "−10.0 points"}
 CLAIMS = [
     CLAIM | {"claim": "C", "page": "05_analysis/dropout", "verdict": "supported"},
     CLAIM | {"claim": "D", "page": "05_analysis/batch_norm", "verdict": "not supported"},
@@ -61,7 +61,7 @@ def test_abstract_takes_every_number_from_the_rows() -> None:
     assert "`01_basic_cnn/default` (52.0 %)" in text  # the mean over its two seeds
     assert "`04_complex_cnn/default` on 59.0 % [57.0, 61.0] and 57.0 % [55.0, 59.0] (the original: 61 %)" in text
     assert "2.0 points higher than leak-free accuracy, on average over the 5 pages" in text
-    assert "of the 2 that ran to their end supported: 1 (dropout); not supported: 1 (batch norm)" in text
+    assert "Claims:** 2 of 13 have run to their end: 1 supported (dropout); 1 not supported (batch norm)." in text
 
 
 def test_abstract_is_the_same_from_the_files_text_as_from_numbers() -> None:
@@ -89,6 +89,19 @@ def test_abstract_of_an_unfinished_study_says_only_what_is_there() -> None:
 def test_abstract_on_drawn_data_gives_no_verdict() -> None:
     claims = [{**claim, "verdict": "not evaluated on sample data"} for claim in CLAIMS]
     assert "their verdicts are not evaluated on sample data" in leaderboard.abstract(RESULTS, claims, False)
+
+
+@pytest.mark.parametrize(
+    ("done", "planned", "words"),
+    [
+        (1, 12, "1 of 12 has run to its end: supported (dropout). Rules"),
+        (1, 1, "1 of 1 has run to its end: supported (dropout). Rules"),
+        (2, 2, "all 2 have run to their end: 1 supported (dropout); 1 not supported (batch norm). Rules"),
+        (2, 3, "2 of 3 have run to their end: 1 supported"),
+    ],
+)
+def test_abstract_counts_claims_in_whole_sentences(done: int, planned: int, words: str) -> None:
+    assert f"**Claims:** {words}" in leaderboard.abstract(RESULTS, CLAIMS[:done], claims_planned=planned)
 
 
 def test_final_model_is_chosen_by_mean_validation_and_never_by_the_test() -> None:
@@ -158,12 +171,29 @@ def test_axis_shows_both_accuracies_with_intervals_and_marks_the_published_figur
     assert "original, ComplexCNN 61<" in drawn and "original, last 62.75<" in drawn and "ResEmoteNet 79.79+?<" in drawn
     places = [float(x) for x in re.findall(r'<text class="name [a-z]+" x="([\d.]+)%"', drawn)]
     assert places == sorted(places) and len(places) == 13  # the lowest first: no line crosses a name
+    bands = re.findall(r'<rect x="0" y="(\d+)" width="100%" height="(\d+)"', drawn)
+    rows = [(float(y), float(tall)) for y, tall in bands]
+    words = [float(y) for y in re.findall(r'<text class="(?:page|figures)" x="0" y="(\d+)"', drawn)]
+    assert len(words) == 10 and not any(y <= word <= y + tall for word in words for y, tall in rows)  # no line there
     assert "WuJie" not in drawn  # states no figure of its own
 
 
 def test_axis_of_other_images_has_no_marks_and_of_unscored_ones_is_empty() -> None:
     assert leaderboard.marks(False) == ()
     assert leaderboard.accuracy_axis(leaderboard.headlines([row("01_basic_cnn/default")])) == ""
+
+
+def test_index_says_how_many_pages_are_made_so_far() -> None:
+    entries = [ENTRIES[0], *(entry | {"state": "missing", "href": None} for entry in ENTRIES[1:])]
+    page = report.render_index(Settings(Path("x"), "d", "cpu", Path("out")), entries, RESULTS, CLAIMS, 3)
+    assert "1 of 3 pages is made so far, each from a notebook" in page
+
+
+def test_runs_of_a_claim_are_counted_with_the_diverged_among_them() -> None:
+    claim = {"name": CLAIMS[0]["page"], "title": "", "finding": "", "state": "done", "href": "x.html", "reason": ""}
+    entries = [*ENTRIES, claim | {"runs": {"done": 23, "diverged": 7, "missing": 0}}]
+    page = report.render_index(Settings(Path("x"), "d", "cpu", Path("out")), entries, RESULTS, CLAIMS, 3)
+    assert "<td data-n>30<br><small>7 diverged</small></td>" in page and "0 missing" not in page
 
 
 def index(sample: bool = False) -> str:
@@ -174,6 +204,7 @@ def index(sample: bool = False) -> str:
 def test_index_is_whole_without_scripts_and_says_what_the_study_says() -> None:
     page = index()
     head = page.partition("<script>")[0]
+    assert "3 pages, each from a notebook" in head and "−10.0 points" in head
     assert plain(head).count("57.0 %") >= 2 and '<svg class="spark"' in head and '<svg class="axis"' in head
     assert "How the literature's figures were made" in head and "PublicTest, one test at the end" in head
     assert '<a href="04_complex_cnn/default.html"><code>04_complex_cnn/default</code></a>' in head

@@ -201,18 +201,50 @@ def test_results_sort_by_a_click(show: Callable[..., Any]) -> None:
 
 def test_results_are_filtered_by_words_and_whole_again_without(show: Callable[..., Any]) -> None:
     page = show("index")
-    rows, heads = page.locator("table.board tbody tr"), page.locator("table.board thead [data-p]")
-    assert rows.count() > 4 and heads.count() == 2
+    rows, heads = page.locator("table.board tbody tr"), page.locator("table.settings thead [data-p]")
+    others = page.locator("table.settings tbody tr")
+    assert rows.count() == others.count() > 4 and heads.count() == 2
+    page.locator("table.settings").get_by_role("button", name="Page").click()  # in whatever order the second one is
     field = page.locator("#results ~ .filter input").first
     field.fill("06_final")
     visible = [row for row in rows.all() if row.is_visible()]
     assert 0 < len(visible) < rows.count() and all("06_final" in row.inner_text() for row in visible)
+    assert len(visible) == len([row for row in others.all() if row.is_visible() and "06_final" in row.inner_text()])
     told = page.locator("#results ~ .filter [role=status]").first.inner_text()
     assert told == f"{len(visible)} of {rows.count()} rows"
     field.fill("complex")  # one row is left: no parameter differs
     assert not any(head.is_visible() for head in heads.all())
+    field.fill("0.25")  # words of the second table count too
+    assert 0 < len([row for row in rows.all() if row.is_visible()]) < rows.count()
     field.fill("")
-    assert all(row.is_visible() for row in rows.all()) and all(head.is_visible() for head in heads.all())
+    assert all(shown.is_visible() for shown in [*rows.all(), *others.all(), *heads.all()])
+
+
+def test_results_fit_a_desk_and_what_scrolls_shows_it(show: Callable[..., Any]) -> None:
+    for name in ("index", "study"):
+        board = show(name).locator(".scroll:has(> table.board)")
+        assert board.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+    for scheme in ("light", "dark"):
+        box = show("index", PHONE, color_scheme=scheme).locator(".scroll:has(> table.board)")
+        before, after = (edges(box, f"box => {{ box.scrollLeft = {x} }}") for x in (0, 9999))
+        assert before == (False, True) and after == (True, False), (scheme, before, after)
+
+
+def edges(box: Any, move: str) -> tuple[bool, bool]:
+    """Whether the left and the right edge of a scrolling box have a shadow: another light than a little further in."""
+    box.evaluate(move)
+    shot = np.asarray(Image.open(io.BytesIO(box.screenshot())).convert("L"), float)
+    rows = np.median(shot, axis=0)  # most of a column of pixels is paper
+    return abs(rows[1] - rows[24]) > 8, abs(rows[-2] - rows[-25]) > 8
+
+
+def test_charts_keep_their_letters_on_a_phone_and_scroll(show: Callable[..., Any]) -> None:
+    page = show("training", PHONE)
+    chart = page.locator("figure img.chart").first
+    natural = int(chart.get_attribute("width"))
+    assert chart.evaluate("img => img.getBoundingClientRect().width") == min(natural, 34 * 16)
+    box = chart.locator("..")
+    assert box.evaluate("box => box.scrollWidth - box.clientWidth") > 0 and box.get_attribute("tabindex") == "0"
 
 
 # Of a page as it would be printed: what is cut off, what is dark, and what a reader could not unfold any more.
@@ -226,9 +258,22 @@ PAPER = """() => {
   const longer = e => e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1;
   const cut = e => style(e, "overflow") !== "visible" && longer(e);
   const told = e => e.tagName + "." + e.className + ": " + e.textContent.trim().slice(0, 40);
-  const across = e => e.closest(".scroll") && style(e.closest(".scroll"), "page") === "across";
+  const across = e => e.closest(".across") && style(e.closest(".across"), "page") === "across";
+  const broken = e => {
+    const range = document.createRange();
+    const number = node => node.nodeType === 3 && /^[−+]?[\\d.,]+( ?%)?$/.test(node.data.trim());
+    for (const text of [...e.childNodes].filter(number)) {
+      range.selectNodeContents(text);
+      if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) return true;
+    }
+    return false;
+  };
   const folds = [...document.querySelectorAll("main details:not(.code) > :not(summary)")];
   return {
+    broken: seen.filter(e => e.matches("td, th, .chip, small") && !e.closest(".broken") && broken(e)).map(told),
+    split: seen.filter(e => e.matches(".chip") && e.offsetHeight > 2 * parseFloat(style(e, "fontSize"))).map(told),
+    marked: seen.filter(e => e.matches("main summary") && style(e, "listStyleType") !== "none").map(told),
+    asked: seen.filter(e => e.matches("input")).map(told),
     cut: seen.filter(cut).map(told),
     dark: seen.filter(e => !e.matches(".bars span") && !light(style(e, "backgroundColor"))).map(told),
     turned: seen.filter(e => style(e, "filter") !== "none").map(told),

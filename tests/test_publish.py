@@ -274,6 +274,11 @@ def test_published_index_says_what_the_published_tables_say() -> None:
 
 
 @committed
+def test_no_published_page_links_to_what_is_not_there() -> None:
+    assert dead_links(PUBLISHED) == []
+
+
+@committed
 def test_published_study_is_within_its_bounds() -> None:
     files = [file for file in PUBLISHED.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= publish.ALL_BYTES
@@ -286,6 +291,25 @@ def test_published_runs_are_whole_and_from_clean_commits() -> None:
         record = read_json(path)
         assert publish._fault(path.parent, record, record["data_hash"]) == ""
         assert (path.parent.name, record["clean"]) == (record["identity"], True)
+
+
+def test_neighbours_of_a_published_page_are_published() -> None:
+    assert publish._neighbours(["a/x", "b/x", "d/x"]) == {
+        "a/x": (None, "b/x"),
+        "b/x": ("a/x", "d/x"),
+        "d/x": ("b/x", None),
+    }
+    assert publish._neighbours(["a/x"]) == {"a/x": (None, None)} and publish._neighbours([]) == {}
+
+
+def dead_links(folder: Path) -> list[str]:
+    """What pages under a folder link to that does not lie there; addresses of other hosts are left alone."""
+    return [
+        f"{page.relative_to(folder)}: {href}"
+        for page in sorted(folder.rglob("*.html"))
+        for href in re.findall(r'href="(?!https?:|#|data:)([^"#]+)', page.read_text(encoding="utf-8"))
+        if not (page.parent / href).exists()
+    ]
 
 
 # -- single faces
@@ -342,6 +366,7 @@ def test_no_planted_face_is_published(tmp_path: Path, monkeypatch: pytest.Monkey
         page = (published / f"{name}.html").read_text(encoding="utf-8")
         assert shown(page, squares) == 0
         assert "<dt>host</dt>" not in page
+    assert dead_links(published) == []
     kinds = {file.suffix for file in published.rglob("*") if file.is_file()}
     assert kinds <= {".html", ".csv", ".json", ".md", ".parquet", ".safetensors"}
     assert len(list(published.glob("runs/*/predictions.parquet"))) == 1

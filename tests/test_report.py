@@ -469,6 +469,20 @@ def test_numeric_columns_are_set_right_and_pandas_two_header_rows_made_one() -> 
     assert "<td data-n>1,000</td>" in page and "<td>1 a</td>" in page
 
 
+def test_names_in_heads_may_break_and_intervals_may_not() -> None:
+    frame = pd.DataFrame({"learning_rate": ["−1.2 points [−3.0, 0.5]", "a, b [c, d]"]}, index=["01_x/no_1", "y"])
+    page = rendered(with_output({"text/html": frame.to_html()}))
+    assert "<th>learning_<wbr>rate</th>" in page and "<th>01_x/<wbr>no_<wbr>1</th>" in page
+    assert "<td>−1.2 points [−3.0,&nbsp;0.5]</td>" in page and "<td>a, b [c, d]</td>" in page
+
+
+@pytest.mark.parametrize(("columns", "place"), [(4, ""), (16, " across"), (40, " across broken")])
+def test_table_too_wide_for_an_upright_sheet_goes_across(columns: int, place: str) -> None:
+    frame = pd.DataFrame({f"n{i}": [0.142857] for i in range(columns)})
+    page = rendered(with_output({"text/html": frame.to_html()}))
+    assert re.findall('class="scroll([^"]*)" role="group" aria-label="Table"', page) == [place]
+
+
 def test_drawn_data_is_said_on_top_only_where_it_is() -> None:
     assert "Drawn data" in rendered(sample=True) and "Drawn data" not in rendered()
 
@@ -477,6 +491,28 @@ def test_code_is_folded_and_neighbours_linked() -> None:
     page = rendered(nbformat.v4.new_code_cell("x = 1"), previous="a/b", following=None)
     assert re.search(r"<details class=\"code\">\s*<summary>Code</summary>", page)
     assert 'href="../a/b.html"' in page and 'href="../index.html"' in page and 'rel="next"' not in page
+
+
+def test_files_beside_a_page_are_listed_where_there_are_any() -> None:
+    figure, table = "figures/01_x.csv", "history.csv"
+    told = {files: report.plain(rendered(files=files)) for files in ((), (figure,), (table,), (table, figure))}
+    assert "Beside this page" not in told[()] and "each figure plots" not in told[()]
+    assert "What each figure plots is in p/figures." in told[(figure,)]
+    assert "Beside this page: history.csv." in told[(table,)]
+    assert "Beside this page: history.csv; what each figure plots is in p/figures." in told[(table, figure)]
+
+
+def test_provenance_of_several_runs_is_a_span_of_time_and_explains_its_words(tmp_path: Path) -> None:
+    runs = []
+    for hour, commit in ((9, "a"), (7, "b"), (8, "b")):
+        told = {"started": f"2026-01-01T0{hour}:00", "commit": commit, "clean": True, "seconds": 1}
+        artifacts.write_json(tmp_path / str(hour) / "run.json", told)
+        runs.append(Run(str(hour), Params(), tmp_path / str(hour)))
+    told = report.provenance(runs)
+    assert told["started"] == "2026-01-01T07:00 … 2026-01-01T09:00" and told["commit"] == "a · b (the runs differ)"
+    assert report.provenance(runs[:1])["started"] == "2026-01-01T09:00"
+    page = rendered(provenance=told)
+    assert re.search(r"<dt>clean</dt><dd>True<br><small>whether the checkout", page) and "<small></small>" not in page
 
 
 def test_provenance_stands_between_its_marks() -> None:
@@ -521,6 +557,7 @@ ROWS = [
     {"page": "05_analysis/depth", "seed": 0, "validation_accuracy": 0.7},
 ]
 CLAIM = {"claim": "C", "page": "05_analysis/depth", "effect": -0.1, "low": None, "high": float("nan"), "n": 1}
+CLAIM |= {"told": "−10.0 points"}
 
 
 @pytest.fixture
@@ -542,7 +579,7 @@ def test_index_shows_failed_and_missing_pages_as_such(index: Callable[[bool], st
 
 def test_headline_is_the_first_seed_not_the_best(index: Callable[[bool], str]) -> None:
     page = index(False)
-    assert ">50.0</td>" in page and ">90.0</td>" not in page and "<td data-n>2</td>" in page
+    assert ">50.0</td>" in page and ">90.0</td>" not in page and "<small>2 seeds</small>" in page
 
 
 def test_original_stands_beside_real_results_only(index: Callable[[bool], str]) -> None:

@@ -128,10 +128,14 @@ if (own && withheld.size && globalThis.crypto?.subtle) {
   });
 }
 
-// Long tables are filtered by words; parameters (data-p) that no longer differ lose their column.
+// Long tables are filtered by words, and with them the tables that tell more of the same rows (data-filtered-with);
+// parameters (data-p) that no longer differ lose their column.
 for (const table of document.querySelectorAll("table.filterable")) {
-  const rows = [...table.tBodies[0].rows];
-  if (rows.length < 3) continue;
+  const more = table.id ? document.querySelectorAll(`[data-filtered-with="${table.id}"]`) : [];
+  const tables = [table, ...more].map(one => ({ head: one.tHead.rows[0], rows: [...one.tBodies[0].rows] }));
+  const numbers = [...tables[0].rows.keys()];
+  if (numbers.length < 3) continue;
+  const texts = numbers.map(i => tables.map(one => one.rows[i].textContent).join(" ").toLowerCase());
   const input = document.createElement("input");
   const told = document.createElement("span");
   input.type = "search";
@@ -140,14 +144,16 @@ for (const table of document.querySelectorAll("table.filterable")) {
   told.setAttribute("role", "status");
   input.addEventListener("input", () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-    const left = rows.filter(row => !row.hidden);
-    told.textContent = words.length ? `${left.length} of ${rows.length} rows` : "";
-    [...table.tHead.rows[0].cells].forEach((head, column) => {
-      if (!("p" in head.dataset)) return;
-      const gone = words.length > 0 && new Set(left.map(row => row.cells[column].textContent)).size < 2;
-      for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].hidden = gone;
-    });
+    const left = numbers.filter(i => words.every(word => texts[i].includes(word)));
+    told.textContent = words.length ? `${left.length} of ${numbers.length} rows` : "";
+    for (const { head, rows } of tables) {
+      for (const i of numbers) rows[i].hidden = !left.includes(i);
+      [...head.cells].forEach((cell, column) => {
+        if (!("p" in cell.dataset)) return;
+        const gone = words.length > 0 && new Set(left.map(i => rows[i].cells[column].textContent)).size < 2;
+        for (const row of [head, ...rows]) row.cells[column].hidden = gone;
+      });
+    }
   });
   const bar = document.createElement("div");
   bar.className = "filter";
