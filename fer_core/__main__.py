@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         ("predict", _predict, "a network's answer for your own pictures or Kaggle's test.csv", [shared, images]),
         ("_worker", _worker, "", []),
     ):
-        told: dict[str, Any] = (
+        told: dict[str, Any] = {"help": about, "description": about} if about else {}  # a worker is not listed
             {"help": about, "description": about} if about else {}
         )  # a worker's command is not listed
         added = commands.add_parser(command, parents=parents, **told)

@@ -131,6 +131,8 @@ def told(found: Sequence[float | None], metric: str, change: bool = False) -> st
     def number(end: float, sign: str = "") -> str:
         return format(round(end * scale, digits) + 0.0, f"{sign}.{digits}f")  # no −0.0
 
+    if counted_in == "%" and not change and low is not None and high is not None:
+        low, high = max(low, 0.0), min(high, 1.0)  # no share lies beyond, however few seeds its interval is over
     text = number(value, "+" if change else "") + words
     text += f" [{number(low)}, {number(high)}]" if low is not None and high is not None else ""
     return text.replace("-", "\u2212")

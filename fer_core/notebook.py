@@ -85,20 +85,7 @@ def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> st
     -------
     str
     """
-    value, low, high = found[:3]
-    if value is None or not np.isfinite(value):
-        return "no value"
-    unit = claims.unit(metric)
-    digits, scale = (3, 1) if unit == "nats" else (1, 100)
-    if not change:
-        low, high = _within(low, unit), _within(high, unit)
-    unit = " points" if change and unit == "%" else "\u00a0%" if unit == "%" else f" {unit}"
-    value, low, high = (
-        end if end is None else round(end * scale, digits) + 0.0 for end in (value, low, high)
-    )  # no −0.0
-    text = f"{value:{'+' if change else ''}.{digits}f}{unit}"
-    text += f" [{low:.{digits}f}, {high:.{digits}f}]" if low is not None and high is not None else ""
-    return text.replace("-", "\u2212")
+    return claims.told(found, metric, change)
 
 
 def with_interval(metrics: Mapping[str, Any]) -> str:
@@ -113,11 +100,6 @@ def with_interval(metrics: Mapping[str, Any]) -> str:
     str : its accuracy with Wilson's interval
     """
     return interval([metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]])
-
-
-def _within(end: float | None, unit: str) -> float | None:
-    """No share lies outside 0 to 1: nor does its interval, however few seeds it is over."""
-    return end if end is None or unit != "%" else min(max(end, 0.0), 1.0)
 
 
 def _over_seeds(runs: Iterable[Run], metric: str) -> str:
