@@ -214,8 +214,6 @@ def _parser() -> argparse.ArgumentParser:
         ("_worker", _worker, "", []),
     ):
         told: dict[str, Any] = {"help": about, "description": about} if about else {}  # a worker is not listed
-            {"help": about, "description": about} if about else {}
-        )  # a worker's command is not listed
         added = commands.add_parser(command, parents=parents, **told)
         added.set_defaults(action=action)
     return parser
