@@ -365,6 +365,7 @@ def withheld(*made: Any, **context: Any) -> tuple[Any, str]:
 def test_smaller_figure_keeps_flat_colours_and_is_nowhere_far_from_the_figure() -> None:
     ramp = np.linspace(60, 200, 300).astype(np.uint8)
     drawn = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, ::-1], ramp[:, None] // 2), axis=2).copy()
+    np.random.default_rng(0).shuffle(drawn.reshape(-1, 3))
     drawn[:100], drawn[100:150], drawn[150:200] = (255, 255, 255), (82, 36, 141), (93, 75, 124)
     written = io.BytesIO()
     Image.fromarray(drawn).save(written, "PNG")
