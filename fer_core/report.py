@@ -249,7 +249,8 @@ def _leading(colours: Any) -> Any:
 
     steps = 4
     while True:
-        kept, rest = [], colours
+        kept: list[Any] = []
+        rest = colours
         while len(rest) and len(kept) < 256:
             kept.append(rest[0])
             rest = rest[np.abs(rest - rest[0]).max(axis=1) > steps]
