@@ -337,7 +337,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
             f"{classes[i]} for {classes[j]}" for i, j in np.ndindex(k, k) if _percent(float(mistakes[i, j]), 0) == share
         ]
         if len(alike) > 1:
-            finding = f"Most often taken ({share}): {_listed(alike)}"
+            finding = f"Most often mistaken ({share}): {_listed(alike)}"
     cell = 0.62 if k < MANY_CLASSES else 0.42 if k < TOO_MANY_CLASSES else 0.2  # inches high
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + cell * k))
     _title(figure, finding)

@@ -515,3 +515,8 @@ def test_counts_on_axes_have_thousands_separators():
     lower = plots.reliability(evaluation.calibration(np.tile([0.9, 0.1], (5000, 1)), [0] * 5000))[1]
     lower.get_figure().canvas.draw()
     assert "5,000" in [label.get_text() for label in lower.get_yticklabels()]
+
+
+def test_mistakes_made_alike_are_all_named():
+    axes = plots.confusion_matrix(np.array([[1, 1], [2, 2]]), ["happy", "sad"])
+    assert plots.title(axes).replace("\u00a0", " ") == "Most often mistaken (50 %): happy for sad and sad for happy"
