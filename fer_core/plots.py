@@ -417,7 +417,7 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     if len(worst) == len(recall):
         finding = f"Recall is {lowest} for every class"
     elif len(worst) > 1 and not recall[worst].any():
-        finding = f"{len(worst)} of {len(recall)} classes have no recall at all: {_listed(worst)}"
+        finding = f"{len(worst)} of {len(recall)} classes have no recall at all: {_listed(worst, 5)}"
     names = short_names([str(name) for name in table.index])
     labels = [f"{name} ({n:,.0f})" for name, n in zip(names, table["n"], strict=True)]
     axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, percent=True)
@@ -882,14 +882,15 @@ def arm_curves(
         # Arms with the very same curve take turns along it, and their dots are rings around each other.
         twins = [other for other in means if mean.equals(means[other])]
         place, many = twins.index(arm), len(twins)
-        drawn: Any = {"linestyle": style if many == 1 else (5 * place, (5, 5 * (many - 1))), "color": colour}
+        thick, thin = (style if many == 1 else (n * place, (n, n * (many - 1))) for n in (5, 14))
         if band and table.shape[1] > 1:
             ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18, linewidth=0)
         for _, row in () if band else table.items():
-            ax.plot(row.index, row, linewidth=0.9, alpha=0.65, **drawn)
+            ax.plot(row.index, row, linestyle=thin, color=colour, linewidth=0.9, alpha=0.65)
         if len(mean):
             size = 6 + 2.5 * (many - 1 - place)
-            ax.plot(mean.index, mean, linewidth=2.2, marker=kinds[arm][1], markersize=size, **drawn)
+            kind: Any = {"linestyle": thick, "marker": kinds[arm][1], "markersize": size}
+            ax.plot(mean.index, mean, color=colour, linewidth=2.2, **kind)
             ends.append((float(mean.iloc[-1]), arm, colour))
     kind = "%" if column.endswith("accuracy") else "points" if column == "gap" else "nats"
     finding = f"No arm has a {name}"
