@@ -18,8 +18,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fer_core.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, arm_interval, unit, words
@@ -31,6 +33,7 @@ INK, GREY = "#1f1f1f", "#6e6e6e"
 TRAIN, VALIDATION = "#8a6d3b", "#4b2a8a"
 ARM_COLOURS = ("#4b2a8a", "#0b6e4f", "#9b1d52", "#7a5c00", "#2f5d8a", "#555555")
 ARM_STYLES = ("-", "--", ":")
+POSSIBLE = {"%": (0, 1), "points": (-1, 1)}  # what a share can be, and a difference of shares
 KEPT_BY = {"last": "the last", "best_validation_accuracy": "best on validation"}  # `select`, in a figure's words
 VERDICT_COLOURS = {SUPPORTED: "#0b6e4f", NOT_SUPPORTED: "#9b1d52", INCONCLUSIVE: GREY}
 WIDTH, DPI = 6.0, 110  # inches; 660 pixels
@@ -39,8 +42,11 @@ FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
 ENOUGH_FACES = 20  # of which a mean with a heat map over it is drawn: groups of wrong answers may be small and alike
 LABEL_BOX: Any = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}  # keeps a tick's text legible
 FEW_EPOCHS = 4  # fewer are marked with dots: a line of one epoch would not be seen
+# Relative luminance of a cell on which neither black nor white letters keep 4.5 : 1 once a dark page has dimmed it.
+ILLEGIBLE = (0.172, 0.226)
 ROW_LETTERS = 58  # of all classes' names under a confusion matrix; more are set upright
 LABEL_LETTERS = 18  # of a class's name beside bars; the rest of a longer one is in the tables
+FEW_IMAGES = 10  # a bin of fewer has no accuracy worth a dot: one image makes 0 or 100 %
 MANY_CLASSES = 8  # from here on a confusion matrix has smaller cells, from TOO_MANY on cells without numbers
 TOO_MANY_CLASSES = 15
 # DejaVu comes with matplotlib, so that every machine draws the same letters; what it lacks (a class may have a Chinese
@@ -58,6 +64,7 @@ STYLE: Any = {
     "axes.axisbelow": True, "grid.color": "#d9d9d9", "lines.linewidth": 1.8, "axes.xmargin": 0.02,
 }  # fmt: skip
 
+NOTHING: pd.Series = pd.Series(dtype=float)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -155,7 +162,7 @@ def show(
     The output's metadata is ``{"image/png": {"alt": …, "source": …, "lead": …}, "fer": {"faces": …, "data": …,
     "stand_in": …}}``, where lead is alt without the title, and data ``{"name": …, "csv": …}``, just what was plotted;
     data and stand_in only where known. ``"as_drawn": True`` stands beside them where a dark page must not turn light
-    into dark: images, and emotions' colours.
+    into dark: images, emotions' colours, and cells with letters.
     """
     from IPython.display import display
 
@@ -189,7 +196,7 @@ def picture(
     plt.close(figure)
     # What the title does not say is for all readers, not only for those who cannot see.
     told: dict[str, Any] = {"alt": alt, "source": source, "lead": alt.replace(f"{title(axes)}.", "").strip()}
-    if figure.get_gid() == "palette" or any(ax.images for ax in figure.axes):
+    if figure.get_gid() == "as drawn" or any(ax.images for ax in figure.axes):
         told["as_drawn"] = True
     return png.getvalue(), {"image/png": told, "fer": fer}
 
@@ -324,19 +331,25 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
     true, answer = divmod(int(mistakes.argmax()), k)
     finding = "No image was given a wrong label"
     if mistakes.max() > 0:
-        finding = f"{_capital(classes[true])} is most often taken for {classes[answer]} "
-        finding += f"({_percent(float(mistakes.max()), 0)} of {n[true]:,})"
+        share = _percent(float(mistakes.max()), 0)
+        finding = f"{_capital(classes[true])} is most often taken for {classes[answer]} ({share} of {n[true]:,})"
+        alike = [
+            f"{classes[i]} for {classes[j]}" for i, j in np.ndindex(k, k) if _percent(float(mistakes[i, j]), 0) == share
+        ]
+        if len(alike) > 1:
+            finding = f"Most often mistaken ({share}): {_listed(alike)}"
     cell = 0.62 if k < MANY_CLASSES else 0.42 if k < TOO_MANY_CLASSES else 0.2  # inches high
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + cell * k))
     _title(figure, finding)
     names = short_names(classes)
     upright = k * max(map(len, names)) > ROW_LETTERS
     seaborn.heatmap(
-        shares, annot=_cells(shares, matrix), fmt="", cmap="Purples", vmin=0, vmax=1, cbar=False, ax=ax,
+        shares, annot=_cells(shares, matrix), fmt="", cmap=_legible("Purples"), vmin=0, vmax=1, cbar=False, ax=ax,
         annot_kws={"size": 9}, linewidths=0.5, linecolor="white",
         xticklabels=names if k < TOO_MANY_CLASSES else False,
         yticklabels=[f"{name} ({count:,})" for name, count in zip(names, n, strict=True)],
     )  # fmt: skip
+    _letter(ax)
     told = "share of the row, count" if k < MANY_CLASSES else "colour: share of the row, number: count"
     xlabel = f"predicted ({told})" if k < TOO_MANY_CLASSES else "predicted, in the same order (share of the row)"
     ax.set(xlabel=xlabel, ylabel="true (n)")
@@ -359,6 +372,30 @@ def _cells(shares: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
     return np.reshape(cells, (k, k))
 
 
+def _luminance(colours: np.ndarray) -> np.ndarray:
+    """Relative luminance (n,) of colours (n, 3 or 4) in 0–1. Source: WCAG 2.2."""
+    shares = np.asarray(colours, dtype=float)[:, :3]
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def _legible(name: str) -> ListedColormap:
+    """A colour map whose few colours on which no letters are legible give way to the nearest on which some are."""
+    colours = plt.get_cmap(name)(np.linspace(0, 1, 256))
+    found = _luminance(colours)
+    good = np.flatnonzero((found <= ILLEGIBLE[0]) | (found >= ILLEGIBLE[1]))
+    nearest = [good[np.abs(good - place).argmin()] for place in range(len(colours))]
+    return ListedColormap(colours[nearest])
+
+
+def _letter(ax: Axes) -> None:
+    """Black or white letters in a heat map's cells, whichever stand out more; on a dark page it stays as it is."""
+    _figure(ax).set_gid("as drawn")  # turned for a dark page, half of the cells would lose their letters
+    dark = _luminance(np.asarray(ax.collections[0].get_facecolor())) <= ILLEGIBLE[0]
+    for text, on_dark in zip(ax.texts, dark if ax.texts else (), strict=True):
+        text.set_color("white" if on_dark else "black")
+
+
 @_styled
 def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     """Precision, recall and F1 of each class: Axes (3,). `metrics` is one split of metrics.json.
@@ -373,10 +410,14 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     """
     table = pd.DataFrame(metrics["classes"]).T[["n", "precision", "recall", "f1"]].astype(float)
     recall = table["recall"].dropna()
-    worst = str(recall.idxmin())
-    finding = f"{_capital(worst)} recall is lowest ({_percent(recall[worst], 0)}, n = {table['n'][worst]:,.0f})"
-    if recall.nunique() == 1:
-        finding = f"Recall is {_percent(recall[worst], 0)} for every class"
+    worst = _alike(recall, min, lambda share: _percent(share, 0))
+    lowest = _percent(float(recall.min()), 0)
+    counted = f", n = {table['n'][worst[0]]:,.0f}" if len(worst) == 1 else ""
+    finding = f"{_capital(_listed(worst))} recall is lowest ({lowest}{counted})"
+    if len(worst) == len(recall):
+        finding = f"Recall is {lowest} for every class"
+    elif len(worst) > 1 and not recall[worst].any():
+        finding = f"{len(worst)} of {len(recall)} classes have no recall at all: {_listed(worst, 5)}"
     names = short_names([str(name) for name in table.index])
     labels = [f"{name} ({n:,.0f})" for name, n in zip(names, table["n"], strict=True)]
     axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, percent=True)
@@ -399,8 +440,11 @@ def class_recalls(table: pd.DataFrame) -> np.ndarray:
     change = (table.iloc[:, -1] - table.iloc[:, 0]).dropna().astype(float)
     finding = "No recall can be compared"
     if len(change):
-        name = str(change.abs().idxmax())
-        finding = f"Recall changes most for {name}: {_signed(change[name] * 100, 1)} points with {table.columns[-1]}"
+        names = _alike(change.abs(), max, lambda share: _signed(share * 100, 1))
+        changes = " and ".join(dict.fromkeys(_signed(change[name] * 100, 1) for name in names))
+        finding = f"Recall changes most for {_listed(names)}: {changes} points with {table.columns[-1]}"
+        if not change.any():
+            finding = f"{_capital(str(table.columns[-1]))} changes no class's recall"
     axes = _bars(table, finding, short_names([str(name) for name in table.index]), percent=True)
     _plotted(_figure(axes), "class_recalls", table.rename_axis("class").reset_index())
     return axes
@@ -422,7 +466,7 @@ def reliability(
     -------
     Axes (2,) : accuracy by confidence, images by confidence
     """
-    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 4.4), sharex=True, height_ratios=(3, 1))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 4.8), sharex=True, height_ratios=(3, 1))
     filled, error = table[table["n"] > 0], calibration_error(table)
     finding = "No image has a probability"
     if error is not None:
@@ -433,26 +477,30 @@ def reliability(
             finding += f"; {_percent(calibration_error(scaled))} at temperature {temperature:.2f}"
         finding += ")"
     _title(figure, finding)
-    axes[0].plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
-    told = [("dashed: perfectly calibrated", GREY)]
-    axes[0].plot(filled["confidence"], filled["accuracy"], "o-", color=VALIDATION, markersize=5)
+    axes[0].plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
+    drawn = table[table["n"] >= FEW_IMAGES]
+    axes[0].plot(drawn["confidence"], drawn["accuracy"], "o-", color=VALIDATION, markersize=5, label="as trained")
+    few = len(drawn) < len(filled)
     parts = [table.assign(temperature=1.0)]
     if scaled is not None and temperature is not None:
-        after = scaled[scaled["n"] > 0]
-        axes[0].plot(after["confidence"], after["accuracy"], "D-", color=TRAIN, markersize=5, markerfacecolor="white")
-        fitted = f", fitted on {images}" if images else ""
-        told += [("● as trained", VALIDATION), (f"◇ at temperature {temperature:.2f}{fitted}", TRAIN)]
+        after = scaled[scaled["n"] >= FEW_IMAGES]
+        text = f"at temperature {temperature:.2f}" + (f", fitted on {images}" if images else "")
+        axes[0].plot(
+            after["confidence"], after["accuracy"], "D-", color=TRAIN, markersize=5, markerfacecolor="white", label=text
+        )
+        few |= len(after) < int((scaled["n"] > 0).sum())
         parts.append(scaled.assign(temperature=temperature))
-    for line, (text, colour) in enumerate(told):
-        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
-        axes[0].text(0.98, 0.04 + 0.085 * line, text, ha="right", color=colour, bbox=behind)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.02), frameon=False, borderaxespad=0, labelspacing=0.3)
     axes[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    if few:
+        axes[0].set_ylabel(f"accuracy (bins of\n{FEW_IMAGES} images or more)")
     width = table["high"] - table["low"]
     axes[1].bar(table["low"], table["n"], width, align="edge", color=VALIDATION, edgecolor="white")
     if scaled is not None:
         edges = [*scaled["low"], scaled["high"].iloc[-1]]
         axes[1].stairs(scaled["n"], edges, color=TRAIN, linewidth=1.5)
     axes[1].set(ylabel="images", xlabel="confidence (probability of the answer)")
+    axes[1].yaxis.set_major_formatter(FuncFormatter(_count_tick))
     axes[0].yaxis.set_major_formatter(FuncFormatter(_percent_tick))
     axes[1].xaxis.set_major_formatter(FuncFormatter(_percent_tick))
     figure.align_ylabels(axes)
@@ -481,7 +529,10 @@ def test_intervals(metrics: Mapping[str, Any]) -> Axes:
     if "test_official" in scored and "test_leak_free" in scored:
         official, leak_free = scored["test_official"]["accuracy"], scored["test_leak_free"]["accuracy"]
         finding = f"Test accuracy is {_percent(official)} official, {_percent(leak_free)} leak-free: "
-        finding += f"copies make {_signed((official - leak_free) * 100, 1)} points"
+        # Of the figures as printed: a reader who subtracts them finds this one.
+        points = round(round(official * 100, 1) - round(leak_free * 100, 1), 1)
+        made = f"{'add' if points > 0 else 'cost'} {abs(points):.1f}\u00a0points" if points else "make no difference"
+        finding += f"test images with copies {made}"
     else:
         finding = ", ".join(
             f"{_capital(names[split])} accuracy is {_percent(m['accuracy'])}" for split, m in scored.items()
@@ -509,10 +560,12 @@ def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> A
     for y, row in enumerate(table.to_dict("records")):
         value, low, high = float(row["value"]), float(row["low"]), float(row["high"])
         colour, fill = (VALIDATION, VALIDATION) if row.get("ours", True) else (GREY, "white")
-        ax.plot([low, high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
-        ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=7)
+        # Among values far apart an interval is hardly wider than a dot: its ends are capped, and the dot is small.
+        ax.plot([low, high], [y, y], "-|", color=colour, linewidth=2, markersize=10, markeredgewidth=1.6)
+        ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=4.5)
         text = _percent(value) + (f"  [{low * 100:.1f}, {high * 100:.1f}]" if np.isfinite(low) else "")
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
+    ax.margins(x=0.06)
     _rows(ax, [str(name) for name in table["name"]], xlabel)
     ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
     _plotted(figure, "accuracies", table.assign(name=table["name"].astype(str).str.replace("\n", " ")))
@@ -535,12 +588,15 @@ def class_counts(counts: pd.DataFrame) -> np.ndarray:
     Axes (splits,)
     """
     first = counts.iloc[:, 0]
-    most, least, split = str(first.idxmax()), str(first.idxmin()), counts.columns[0]
-    finding = f"{_capital(least)} has no {split} image, {most} has {first.max():,}"
+    most, least = (_alike(first, extreme, str) for extreme in (max, min))
+    split, have = counts.columns[0], "has" if len(most) == 1 else "have"
+    finding = f"{_capital(_listed(least))} {'has' if len(least) == 1 else 'have'} no {split} image, "
+    finding += f"{_listed(most)} {have} {first.max():,}"
     if first.min() == first.max():
         finding = f"All classes have {first.max():,} {split} images each"
     elif first.min():
-        finding = f"{_capital(most)} has {first.max() / first.min():.1f} times as many {split} images as {least} "
+        finding = f"{_capital(_listed(most))} {have} {first.max() / first.min():.1f} times as many {split} images "
+        finding += f"as {_listed(least)} "
         finding += f"({first.max():,} against {first.min():,})"
     axes = _bars(counts, finding, short_names([str(name) for name in counts.index]))
     _plotted(_figure(axes), "class_counts", counts.rename_axis("class").reset_index())
@@ -601,6 +657,7 @@ def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) ->
         ax.text(middle, 1.01, f"median {middle:.0f}", transform=ax.get_xaxis_transform(), ha="center", va="bottom")
         ax.set_xlabel(f"{label} (0–255)")
     axes[0].set_ylabel("images")
+    axes[0].yaxis.set_major_formatter(FuncFormatter(_count_tick))
     _plotted(figure, "pixel_statistics", pd.concat(bins))
     return axes
 
@@ -631,6 +688,7 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
             ends.append((float(table[column].iloc[0]), label, colour))
     ax.invert_xaxis()  # the strictest on the left, so that the count rises to the right, where the labels stand
     ax.set(xlabel="similarity asked for (cosine of mean-free pixels)", ylabel="test images", ylim=(0, None))
+    ax.yaxis.set_major_formatter(FuncFormatter(_count_tick))
     _end_labels(ax, ends)
     _plotted(figure, "near_copies", table)
     return ax
@@ -657,6 +715,8 @@ def images_grid(
     axes = _grid(images, titles, columns, finding)
     for ax, warmth in zip(axes, () if heat is None else heat, strict=bool(len(images)) and heat is not None):
         ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
+    if heat is not None:
+        _warm_line(_figure(axes))
     _figure(axes).set_gid("faces")
     return axes
 
@@ -684,9 +744,14 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
     }
     finding = "No class has enough right and wrong answers to compare where they look"
     if likeness:
-        most, least = max(likeness, key=lambda name: likeness[name]), min(likeness, key=lambda name: likeness[name])
-        finding = f"Right and wrong answers draw on the same places most for {most} (r = {likeness[most]:.2f})"
-        finding += f", least for {least} ({_minus(f'{likeness[least]:.2f}')})" if most != least else ""
+        high, low = (_minus(f"{extreme(likeness.values()):.2f}") for extreme in (max, min))
+        most, least = (_listed(_alike(likeness, extreme, "{:.2f}".format)) for extreme in (max, min))
+        finding = f"Right and wrong answers draw on the same places most for {most} (r = {high})"
+        finding += f", least for {least} ({low})"
+        if len(likeness) == 1:
+            finding = f"Right and wrong answers for {most}, the one class to compare, draw on like places (r = {high})"
+        elif high == low:
+            finding = f"Right and wrong answers draw on the same places for {most} alike (r = {high})"
     # The strongest of all means is 1: every map is rescaled alike, so that they can be compared.
     heat = heat / max(float(heat[drawn].max(initial=0)), np.finfo(np.float32).tiny)
     above = [f"{name}\nn = {n:,}" for name, n in zip(classes, counts[0], strict=True)]
@@ -700,12 +765,20 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
             ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
         else:
             ax.text(0.5, 0.5, "too few", transform=ax.transAxes, ha="center", va="center", color=GREY)
+    _warm_line(_figure(axes), f"\neach picture: mean of at most {int(counts.max(initial=0)):,} images")
     for row, word in enumerate(("right", "wrong")):
         for ax in axes[row, :: _across(len(classes))]:
             ax.set_ylabel(word)
     table = pd.DataFrame({"answer": list(classes), "right": counts[0], "wrong": counts[1]})
     _plotted(_figure(axes), "attention", table.assign(likeness=[likeness.get(name, np.nan) for name in classes]))
     return axes
+
+
+def _warm_line(figure: Figure, more: str = "") -> None:
+    """Under the images: what the colours laid over them mean."""
+    figure.set_figheight(figure.get_figheight() + 0.2 * (1 + more.count("\n")))
+    text = f"Yellow: most decisive for the answer, violet: less, grey: hardly{more}"
+    figure.supxlabel(text, x=0.012, ha="left", fontsize=9.5)
 
 
 def _across(k: int) -> int:
@@ -794,31 +867,48 @@ def arm_curves(
         )
     name = column.replace("_", " ")
     ends: list[tuple[float, str, str]] = []
-    for i, (arm, histories) in enumerate(arms.items()):
-        colour, style = ARM_COLOURS[i % len(ARM_COLOURS)], ARM_STYLES[i // len(ARM_COLOURS) % len(ARM_STYLES)]
-        rows = [history.set_index("epoch")[column].astype(float) for history in histories if len(history)]
-        table = pd.concat(rows, axis=1) if rows else pd.DataFrame()
-        if band and len(rows) > 1:
+    tables = {
+        arm: pd.concat(
+            [run.set_index("epoch")[column].astype(float) for run in histories if len(run)] or [NOTHING], axis=1
+        )
+        for arm, histories in arms.items()
+    }
+    means = {arm: table.mean(axis=1).dropna() for arm, table in tables.items()}
+    kinds: dict[str, tuple[str, str]] = {}
+    for i, (arm, table) in enumerate(tables.items()):
+        colour, turn = ARM_COLOURS[i % len(ARM_COLOURS)], i // len(ARM_COLOURS) % len(ARM_STYLES)
+        mean, style = means[arm], ARM_STYLES[turn]
+        kinds[arm] = style, "osD"[turn] if len(mean) < FEW_EPOCHS else ""
+        # Arms with the very same curve take turns along it, and their dots are rings around each other.
+        twins = [other for other in means if mean.equals(means[other])]
+        place, many = twins.index(arm), len(twins)
+        thick, thin = (style if many == 1 else (n * place, (n, n * (many - 1))) for n in (5, 14))
+        if band and table.shape[1] > 1:
             ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18, linewidth=0)
-        for row in [] if band else rows:
-            ax.plot(row.index, row, style, color=colour, linewidth=0.7, alpha=0.45)
-        mean = table.mean(axis=1).dropna() if rows else pd.Series(dtype=float)
+        for _, row in () if band else table.items():
+            ax.plot(row.index, row, linestyle=thin, color=colour, linewidth=0.9, alpha=0.65)
         if len(mean):
-            marker = "o" if len(mean) < FEW_EPOCHS else None
-            ax.plot(mean.index, mean, style, color=colour, linewidth=2.2, marker=marker)
+            size = 6 + 2.5 * (many - 1 - place)
+            kind: Any = {"linestyle": thick, "marker": kinds[arm][1], "markersize": size}
+            ax.plot(mean.index, mean, color=colour, linewidth=2.2, **kind)
             ends.append((float(mean.iloc[-1]), arm, colour))
     kind = "%" if column.endswith("accuracy") else "points" if column == "gap" else "nats"
     finding = f"No arm has a {name}"
     if ends:
-        (low, last, _), (high, first, _) = min(ends), max(ends)
-        finding = f"{_capital(name)} ends highest with {first} ({_measured(high, kind)})"
-        finding += f", lowest with {last} ({_measured(low, kind)})" if len(ends) > 1 else ""
+        last_values = {arm: value for value, arm, _ in ends}
+        high, low = (_measured(extreme(last_values.values()), kind) for extreme in (max, min))
+        first, last = (
+            _listed(_alike(last_values, extreme, lambda value: _measured(value, kind))) for extreme in (max, min)
+        )
+        finding = f"{_capital(name)} ends highest with {first} ({high}), lowest with {last} ({low})"
+        if high == low:
+            finding = f"{_capital(name)} ends at {high} with {first}"
     _title(figure, finding)
     if kind != "nats":
         ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick if kind == "%" else _points_tick))
     ax.set(xlabel="epoch", ylabel=name if kind == "%" else f"{name} ({kind})")
     _epochs(ax)
-    _end_labels(ax, ends)
+    _end_labels(ax, ends, kinds)
     parts = [
         history[["epoch", column]].assign(arm=arm, run=n)
         for arm, runs in arms.items()
@@ -847,9 +937,10 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
     known = {arm: mean for arm, mean in means.items() if mean is not None}
     finding = f"No run has a value of {words(metric)}"
     if known:
-        high, low = max(known, key=lambda arm: known[arm]), min(known, key=lambda arm: known[arm])
-        finding = f"{_capital(words(metric))} is {_value(known[high], metric)} with {high}"
-        finding += f", {_value(known[low], metric)} with {low}" if high != low else ""
+        high, low = (_value(extreme(known.values()), metric) for extreme in (max, min))
+        first, last = (_listed(_alike(known, extreme, lambda value: _value(value, metric))) for extreme in (max, min))
+        finding = f"{_capital(words(metric))} is {high} with {first}"
+        finding += f", {low} with {last}" if high != low else ""
     ax = _dot_rows(groups, finding, metric)
     _plotted(_figure(ax), f"arms_{metric}", table)
     return ax
@@ -945,7 +1036,12 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
         word = "recognised" if true == answer else f"taken for {classes[answer]}"
         more = "more" if change[true, answer] > 0 else "less"
         finding = f"{names[1]}: {classes[true]} is {word} {more} often"
+        points = _signed(abs(change[true, answer]) * 100, 1)
         finding += f" ({_signed(change[true, answer] * 100, 1)} points of {n[true]:,})"
+        alike = np.array([[_signed(abs(share) * 100, 1) == points for share in row] for row in change])
+        alike[true] &= np.sign(change[true]) == np.sign(change[true, answer])  # of two classes one mirrors the other
+        others = int(alike.sum()) - 1
+        finding += f"; {others} other{' cell changes' if others == 1 else ' cells change'} as much" if others else ""
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.62 * k))
     _title(figure, finding)
     counts = pd.DataFrame(second - first, columns=[f"{name} (change)" for name in classes])
@@ -954,10 +1050,11 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
     cells = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
     top = max(float(np.abs(change).max()), 0.01)
     seaborn.heatmap(
-        change, annot=np.reshape(cells, (k, k)), fmt="", cmap="PuOr", vmin=-1.6 * top, vmax=1.6 * top, cbar=False,
-        ax=ax, annot_kws={"size": 9, "color": INK}, linewidths=0.5, linecolor="white", xticklabels=list(classes),
+        change, annot=np.reshape(cells, (k, k)), fmt="", cmap=_legible("PuOr"), vmin=-1.6 * top, vmax=1.6 * top,
+        cbar=False, ax=ax, annot_kws={"size": 9}, linewidths=0.5, linecolor="white", xticklabels=list(classes),
         yticklabels=[f"{name} ({count:,})" for name, count in zip(classes, n, strict=True)],
     )  # fmt: skip
+    _letter(ax)
     ax.set(xlabel="predicted (change in points of the row, in images)", ylabel="true (n)")
     ax.tick_params(length=0)
     ax.tick_params(axis="x", rotation=0 if k < 8 else 90)
@@ -982,9 +1079,10 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
     spans = (wide.max(axis=1) - wide.min(axis=1)).dropna()
     finding = "No recall can be compared"
     if len(spans):
-        name = str(spans.idxmax())
+        name, *others = _alike(spans, max, lambda share: _percent(share, 0))
         (low, worst), *_, (high, best) = sorted((float(wide.loc[name, arm]), arm) for arm in arms)
         finding = f"Recall differs most for {name}: {_percent(high, 0)} with {best}, {_percent(low, 0)} with {worst}"
+        finding += f"; just as much for {_listed(others)}" if others else ""
     figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.22 * len(classes) * (len(arms) + 0.8)))
     _title(figure, finding)
     _plotted(figure, "recall_intervals", table)
@@ -1023,8 +1121,9 @@ def best_so_far(scores: Sequence[float | None], metric: str) -> Axes:
     best = np.fmin.accumulate(values) if _lower_is_better(metric) else np.fmax.accumulate(values)
     finding = "No trial was trained to its end"
     if len(known := np.flatnonzero(np.isfinite(values))):
-        place = int(np.flatnonzero(best == best[-1])[0])
-        finding = f"Trial {place} is the best of {len(values)}: {metric.replace('_', ' ')} {_score(best[-1], metric)}"
+        top = [str(place) for place in known if _score(values[place], metric) == _score(best[-1], metric)]
+        named = f"Trial {top[0]} is" if len(top) == 1 else f"Trials {_listed(top)} are"
+        finding = f"{named} the best of {len(values)}: {metric.replace('_', ' ')} {_score(best[-1], metric)}"
         ax.plot(best, drawstyle="steps-post", color=VALIDATION, label="best so far")
         ax.plot(known, values[known], "o", color=ARM_COLOURS[1], label="trained to the end")
     without = np.flatnonzero(~np.isfinite(values))
@@ -1091,7 +1190,9 @@ def importances(shares: Mapping[str, float]) -> Axes:
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.4 * len(shares)))
     ranked = sorted(shares.items(), key=lambda item: -item[1])
-    _title(figure, f"{ranked[0][0]} matters most for reaching the best quarter ({_percent(ranked[0][1], 0)})")
+    most = _alike(shares, max, lambda share: _percent(share, 0))
+    word = "matters" if len(most) == 1 else "matter"
+    _title(figure, f"{_listed(most)} {word} most for reaching the best quarter ({_percent(ranked[0][1], 0)})")
     for y, (_, share) in enumerate(ranked):
         ax.barh(y, share, color=ARM_COLOURS[0], height=0.6)
         ax.text(share + 0.015, y, _percent(share, 0), va="center")
@@ -1202,11 +1303,12 @@ def _figure(axes: Axes | np.ndarray) -> Figure:
 def _title(figure: Figure, finding: str) -> None:
     # Left-aligned over the whole figure: long labels beside the axes would push an axes' own title out of it.
     if finding:
+        wrap = functools.partial(textwrap.wrap, finding, break_on_hyphens=False)
         width = TITLE_LETTERS
-        count = len(textwrap.wrap(finding, width))
-        while width > 20 and len(textwrap.wrap(finding, width - 1)) == count:
+        count = len(wrap(width))
+        while width > 20 and len(wrap(width - 1)) == count:
             width -= 1  # lines of about the same length: no single word on the last one
-        figure.suptitle("\n".join(textwrap.wrap(finding, width)), x=0.012, ha="left")
+        figure.suptitle("\n".join(wrap(width)), x=0.012, ha="left")
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
@@ -1216,6 +1318,10 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 def _percent_tick(share: float, _: int | None = None) -> str:
     return f"{_points_tick(share)}\u00a0%"
+
+
+def _count_tick(count: float, _: int | None = None) -> str:
+    return f"{count:,g}"
 
 
 def _points_tick(share: float, _: int | None = None) -> str:
@@ -1239,6 +1345,20 @@ def _measured(value: float | None, kind: str) -> str:
     if value is None or not np.isfinite(value) or kind == "%":
         return _percent(value)
     return f"{value:.3f}" if kind == "nats" else f"{_minus(f'{value * 100:.1f}')}\u00a0points"
+
+
+def _alike(
+    values: Mapping[str, float] | pd.Series, extreme: Callable[..., Any], text: Callable[[float], str]
+) -> list[str]:
+    """Who holds the highest (max) or lowest (min) value: all whose value reads the same at the digits shown."""
+    known = {str(name): float(value) for name, value in dict(values).items()}
+    return [name for name, value in known.items() if text(value) == text(extreme(known.values()))]
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """ "a", "a and b", "a, b and c", of more than `most` "a, b and 3 others"."""
+    told = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} others"]
+    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
 
 
 def _capital(text: str) -> str:
@@ -1304,8 +1424,13 @@ def _rate(ax: Axes, history: pd.DataFrame) -> None:
     _epochs(ax)
 
 
-def _end_labels(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names (y, text, colour) beside the lines' right ends, moved apart where they would overlap."""
+def _end_labels(
+    ax: Axes, ends: Sequence[tuple[float, str, str]], kinds: Mapping[str, tuple[Any, str]] | None = None
+) -> None:
+    """Names (y, text, colour) beside the lines' right ends, moved apart where they would overlap.
+
+    Where `kinds`, by text, are of more than one line style and marker, a piece of the line stands before its name.
+    """
     low, high = ax.get_ylim()
     gap = (high - low) * 13 / (_figure(ax).get_figheight() * 72 * 0.6)  # about a line of text, in data units
     ends = sorted(ends)
@@ -1315,14 +1440,21 @@ def _end_labels(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     for i in range(len(places) - 1, -1, -1):  # what was pushed out at the top comes back, and pushes downwards
         places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else high)
     for place, (_, text, colour) in zip(places, ends, strict=True):
-        at = ax.get_yaxis_transform()
-        ax.text(1.015, place, text, transform=at, color=colour, va="center", fontweight="bold", fontsize=9.5)
+        at, x = ax.get_yaxis_transform(), 1.015
+        if kinds and len(set(kinds.values())) > 1:
+            style, marker = kinds[text]
+            piece = Line2D((x, x + 0.045, x + 0.09), [place] * 3, linestyle=style, marker=marker, markevery=[1])
+            piece.set(color=colour, linewidth=2.2, transform=at, clip_on=False)
+            ax.add_artist(piece)  # not `plot`, which would stretch the axis to where the names were moved
+            x += 0.105
+        ax.text(x, place, text, transform=at, color=colour, va="center", fontweight="bold", fontsize=9.5)
 
 
 def _dot_rows(groups: Mapping[str, np.ndarray], finding: str, metric: str) -> Axes:
     """A row a group: its values as dots, their mean with its 95 % interval, and how many runs have no value."""
     figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * len(groups)))
     _title(figure, finding)
+    intervals = False
     for y, values in enumerate(groups.values()):
         colour, kept = ARM_COLOURS[y % len(ARM_COLOURS)], values[np.isfinite(values)]
         mean, low, high, n = arm_interval(values, metric)
@@ -1333,11 +1465,22 @@ def _dot_rows(groups: Mapping[str, np.ndarray], finding: str, metric: str) -> Ax
             ax.plot(kept, y + 0.2 + np.array(stack), "o", color=colour, alpha=0.6, markersize=4, markeredgewidth=0)
             text += f"\n{len(values) - n} without value" if n < len(values) else ""
         if low is not None and high is not None:
-            ax.plot([low, high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+            # A mean of two or three values has an interval wider than what shares can be: what can be is drawn.
+            ends = np.clip([low, high], *POSSIBLE.get(unit(metric), (-np.inf, np.inf)))
+            ax.plot(ends, [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+            intervals = True
         ax.plot(np.nan if mean is None else mean, y, "D" if len(values) > 1 else "o", color=colour, markersize=6)
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
     kind = {"%": "", "points": ", points", "nats": ", nats"}[unit(metric)]
-    _rows(ax, list(groups), f"{words(metric)}{kind} (dots: runs, ◆: mean)")
+    told = ["dots: runs"] + ["◆: mean"] * any(len(values) > 1 for values in groups.values())
+    told += ["line: its 95 % interval"] * intervals
+    _rows(ax, list(groups), f"{words(metric)}{kind}" + (f"\n({', '.join(told)})" if len(told) > 1 else ""))
+    if ax.dataLim.width <= 0 and np.isfinite(ax.dataLim.x0):  # one value, or equal ones, have no scale but zero
+        low, high = sorted((0.0, ax.dataLim.x0))
+        room = 0.15 * ((high - low) or 0.1)
+        ax.set_xlim(
+            *((0, 1) if unit(metric) == "%" else (low - room * (low < 0), high + room * (high > 0 or low == 0)))
+        )
     if unit(metric) != "nats":
         ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick if unit(metric) == "%" else _points_tick))
     return ax
@@ -1354,7 +1497,7 @@ def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], percent: boo
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
     _title(figure, finding)
     colours = list(palette([str(name) for name in table.index]).values())
-    figure.set_gid("palette")  # turned for a dark page, sad would take the blue of surprise
+    figure.set_gid("as drawn")  # turned for a dark page, sad would take the blue of surprise
     for ax, column in zip(axes[0], table.columns, strict=True):
         values = table[column].to_numpy(dtype=float)
         lengths = np.nan_to_num(values)

@@ -222,13 +222,41 @@ def hide_paths(text: str, settings: Settings | None = None) -> str:
 
 
 def smaller_png(data: str) -> str:
-    """A figure with a palette of 48 colours: a fifth of the bytes, and no difference to the eye."""
+    """A figure as PNG in base64 with a palette: a third of the bytes, and no difference to the eye.
+
+    The commonest colours stay just what they are, so that flat areas and letters keep their colour; each other one
+    becomes its nearest of at most 256, a few steps of 255 away: edges' shades, and the colours of heat maps.
+    """
+    import numpy as np
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+    packed = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    codes, places, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)  # (n, 3)
+    kept = _leading(colours[np.argsort(-counts, kind="stable")])
+    nearest = np.stack([np.abs(colours - colour).max(axis=1) for colour in kept]).argmin(axis=0)
     written = io.BytesIO()
-    picture.quantize(48, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    small = Image.fromarray(nearest.astype(np.uint8)[places].reshape(packed.shape))
+    small.putpalette(kept.astype(np.uint8).tobytes())
+    small.save(written, "PNG", optimize=True)
     return min(data, base64.b64encode(written.getvalue()).decode(), key=len)
+
+
+def _leading(colours: Any) -> Any:
+    """At most 256 of `colours` (n, 3), commonest first, so that each is within the fewest steps of one of them."""
+    import numpy as np
+
+    steps = 4
+    while True:
+        kept: list[Any] = []
+        rest = colours
+        while len(rest) and len(kept) < 256:
+            kept.append(rest[0])
+            rest = rest[np.abs(rest - rest[0]).max(axis=1) > steps]
+        if not len(rest):
+            return np.array(kept)
+        steps += 2
 
 
 def clean(notebook: Any, settings: Settings | None = None) -> Any:

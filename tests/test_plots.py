@@ -191,7 +191,29 @@ def test_reliability_shows_what_a_temperature_mends():
     axes = plots.reliability(evaluation.calibration(sure, labels), after, temperature, "validation images")
     expected = f"Overconfident by 29.0 points on average (ECE 29.0 %; 0.0 % at temperature {temperature:.2f})"
     assert plots.title(axes).replace("\u00a0", " ") == expected
-    assert f"◇ at temperature {temperature:.2f}, fitted on validation images" in texts(axes[0])
+    told = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert told == [
+        "perfectly calibrated",
+        "as trained",
+        f"at temperature {temperature:.2f}, fitted on validation images",
+    ]
+
+
+def test_reliability_draws_no_bin_of_a_few_images_and_says_so():
+    p = np.repeat([[0.9, 0.1], [0.6, 0.4]], [100, 1], axis=0)
+    upper, lower = plots.reliability(evaluation.calibration(p, [0] * 101))
+    assert upper.lines[1].get_xdata() == pytest.approx([0.9])
+    assert upper.get_ylabel() == "accuracy (bins of\n10 images or more)"
+    assert sum(bar.get_height() for bar in lower.patches) == 101
+    whole, _ = plots.reliability(evaluation.calibration(p[:100], [0] * 100))
+    assert whole.get_ylabel() == "accuracy"
+
+
+def test_legend_of_reliability_covers_no_curve():
+    p = np.random.default_rng(0).dirichlet([1, 1], 500)
+    upper, _ = plots.reliability(evaluation.calibration(p, [0] * 500))
+    upper.get_figure().canvas.draw()
+    assert upper.get_legend().get_window_extent().y0 >= upper.get_window_extent().y1
 
 
 def test_attention_draws_no_mean_of_too_few_faces(shown):
@@ -199,7 +221,12 @@ def test_attention_draws_no_mean_of_too_few_faces(shown):
     axes = plots.attention(means, heat, np.array([[50, 22], [21, plots.ENOUGH_FACES - 1]]), ["happy", "sad"])
     assert [len(ax.images) for ax in axes.flat] == [2, 2, 2, 0]
     assert texts(axes[1, 1]) == ["too few"]
-    assert plots.title(axes).startswith("Right and wrong answers draw on the same places most for happy (r = ")
+    assert plots.title(axes).startswith(
+        "Right and wrong answers for happy, the one class to compare, draw on like places"
+    )
+    assert (
+        "most decisive" in plots._figure(axes).get_supxlabel() and "at most 50" in plots._figure(axes).get_supxlabel()
+    )
     plots.show(axes, "", "")
     assert shown[0][1]["fer"]["faces"] is False
 
@@ -285,7 +312,21 @@ def test_test_intervals_show_only_what_was_scored():
 def test_test_intervals_say_what_copies_make():
     official, leak_free = metrics(), metrics() | {"accuracy": 0.5}
     axes = plots.test_intervals({"validation": metrics(), "test_official": official, "test_leak_free": leak_free})
-    assert plots.title(axes).endswith("copies make +25.0 points")
+    assert plots.title(axes).endswith("test images with copies add 25.0\u00a0points")
+
+
+@pytest.mark.parametrize(
+    ("official", "leak_free", "told"),
+    [
+        (0.62468, 0.60916, "62.5 % official, 60.9 % leak-free: test images with copies add 1.6 points"),
+        (0.6001, 0.61, "60.0 % official, 61.0 % leak-free: test images with copies cost 1.0 points"),
+        (0.6001, 0.6004, "60.0 % official, 60.0 % leak-free: test images with copies make no difference"),
+    ],
+)
+def test_what_copies_make_is_the_difference_of_the_printed_figures(official, leak_free, told):
+    scored = {"test_official": official, "test_leak_free": leak_free}
+    axes = plots.test_intervals({split: metrics() | {"accuracy": value} for split, value in scored.items()})
+    assert plots.title(axes).replace("\u00a0", " ").endswith(told)
 
 
 def test_published_figure_without_interval_is_hollow():
@@ -369,3 +410,113 @@ def test_claim_effects_count_verdicts_and_tell_them_apart_by_shape_too():
     assert "not supported\n−0.020 [−0.030, −0.010]" in texts(axes)
     assert "inconclusive\nno value" in texts(axes)
     assert [line.get_marker() for line in axes.lines if line.get_marker() != "None"] == ["o", "D", "D"]
+
+
+# -- what a reader's eyes need
+
+
+def luminance(colour):
+    shares = np.array(mpl.colors.to_rgb(colour))
+    return np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dimmed", [1.0, 0.9])
+def test_letters_in_cells_stand_out_on_every_shade_light_and_dimmed_for_a_dark_page(dimmed):
+    shares = np.array([[n, 200 - n] for n in range(201)])
+    for at in (*range(0, 200, 20), *range(100, 150, 4)):  # shades of middling lightness are the trouble
+        matrix = shares[[at, at + 1]]
+        for axes in (
+            plots.confusion_matrix(matrix, ["a", "b"]),
+            plots.confusion_difference(np.array([[200, 0], [0, 200]]), matrix, "ab", ("x", "y")),
+        ):
+            faces = axes.collections[0].get_facecolor()[:, :3] * dimmed
+            letters = [np.array(mpl.colors.to_rgb(text.get_color())) * dimmed for text in axes.texts]
+            assert min(map(contrast, faces, letters)) >= 4.5
+            plt.close(axes.get_figure())
+
+
+def test_cells_with_letters_stay_as_drawn_on_a_dark_page(shown):
+    plots.show(plots.confusion_matrix(np.eye(2, dtype=int), ["a", "b"]), "", "")
+    plots.show(plots.confusion_difference(np.eye(2, dtype=int), np.eye(2, dtype=int), "ab", ("x", "y")), "", "")
+    assert [metadata["image/png"].get("as_drawn") for _, metadata in shown] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("recalls", "told"),
+    [
+        ((0.0, 0.0, 0.5), "2 of 3 classes have no recall at all: a and b"),
+        ((0.251, 0.249, 0.5), "A and b recall is lowest (25 %)"),
+        ((0.5, 0.5, 0.5), "Recall is 50 % for every class"),
+    ],
+)
+def test_classes_alike_at_the_digits_shown_share_the_finding(recalls, told):
+    table = {
+        name: {"n": 4, "precision": 0.5, "recall": share, "f1": 0.5} for name, share in zip("abc", recalls, strict=True)
+    }
+    assert plots.title(plots.class_bars({"classes": table})).replace("\u00a0", " ") == told
+
+
+def test_many_alike_are_counted_not_listed():
+    table = pd.DataFrame({"arm": list("abcdef"), "seed": 0, "value": [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]})
+    expected = "Share of runs at chance level is 100.0 % with f, 0.0 % with a, b and 3 others"
+    assert plots.title(plots.arm_values(table, "at_chance")).replace("\u00a0", " ") == expected
+
+
+def test_arms_that_end_alike_are_named_together():
+    axes = plots.arm_curves({"a": [history()], "b": [history()]})
+    assert plots.title(axes).replace("\u00a0", " ") == "Validation accuracy ends at 45.0 % with a and b"
+
+
+def test_interval_of_a_share_ends_where_shares_end():
+    table = pd.DataFrame({"arm": ["a", "a"], "seed": [0, 1], "value": [0.2, 0.9]})
+    axes = plots.arm_values(table, "validation_accuracy")
+    (interval,) = [line for line in axes.lines if line.get_marker() == "None"]
+    assert list(interval.get_xdata()) == [0, 1]
+    assert "line: its 95 % interval" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize(("value", "metric", "inside"), [(0.052, "gap", 0.0), (0.6, "validation_accuracy", 1.0)])
+def test_single_value_has_a_scale_and_no_legend_of_what_is_not_drawn(value, metric, inside):
+    axes = plots.arm_values(pd.DataFrame({"arm": ["a"], "seed": [0], "value": [value]}), metric)
+    low, high = axes.get_xlim()
+    assert low <= 0 < value < high and low <= inside <= high
+    assert "◆" not in axes.get_xlabel()
+
+
+def test_interval_is_not_hidden_by_its_dot():
+    table = pd.DataFrame({"name": ["ours", "far"], "value": [0.76, 0.2], "low": [0.746, 0.19], "high": [0.774, 0.21]})
+    axes = plots.accuracies(table, "")
+    axes.get_figure().canvas.draw()
+    span, dot = axes.lines[:2]
+    ends = axes.transData.transform(np.column_stack([span.get_xdata(), span.get_ydata()]))[:, 0]
+    assert np.ptp(ends) > dot.get_markersize() * plots.DPI / 72
+
+
+def test_arms_of_another_line_style_show_a_piece_of_it_beside_their_name():
+    axes = plots.arm_curves({f"arm {i}": [history(accuracy=(0.1, 0.2, 0.3 + i / 50))] for i in range(8)})
+    pieces = [line for line in axes.lines if not line.get_clip_on()]
+    assert sorted(piece.get_linestyle() for piece in pieces) == ["-"] * 6 + ["--"] * 2
+    few = plots.arm_curves({"a": [history()], "b": [history()]})
+    assert not [line for line in few.lines if not line.get_clip_on()]
+
+
+def test_arms_with_the_same_curve_take_turns_along_it():
+    axes = plots.arm_curves({"a": [history()], "b": [history()], "c": [history(accuracy=(0.1, 0.2, 0.3))]})
+    patterns = [line._unscaled_dash_pattern for line in axes.lines if line.get_linewidth() > 2]
+    assert patterns == [(0, (5, 5)), (5, (5, 5)), (0, None)]
+
+
+def test_counts_on_axes_have_thousands_separators():
+    lower = plots.reliability(evaluation.calibration(np.tile([0.9, 0.1], (5000, 1)), [0] * 5000))[1]
+    lower.get_figure().canvas.draw()
+    assert "5,000" in [label.get_text() for label in lower.get_yticklabels()]
+
+
+def test_mistakes_made_alike_are_all_named():
+    axes = plots.confusion_matrix(np.array([[1, 1], [2, 2]]), ["happy", "sad"])
+    assert plots.title(axes).replace("\u00a0", " ") == "Most often mistaken (50 %): happy for sad and sad for happy"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -359,6 +360,19 @@ def face_output(rows: int = 2, **fer: Any) -> Any:
 def withheld(*made: Any, **context: Any) -> tuple[Any, str]:
     notebook = report.withhold_faces(report.clean(nbformat.v4.new_notebook(cells=list(made))))
     return notebook, report.render(notebook, PageContext("n/p", "T", "d", **context))
+
+
+def test_smaller_figure_keeps_flat_colours_and_is_nowhere_far_from_the_figure() -> None:
+    ramp = np.linspace(60, 200, 300).astype(np.uint8)
+    drawn = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, ::-1], ramp[:, None] // 2), axis=2).copy()
+    np.random.default_rng(0).shuffle(drawn.reshape(-1, 3))
+    drawn[:100], drawn[100:150], drawn[150:200] = (255, 255, 255), (82, 36, 141), (93, 75, 124)
+    written = io.BytesIO()
+    Image.fromarray(drawn).save(written, "PNG")
+    found = report.smaller_png(base64.b64encode(written.getvalue()).decode())
+    small = Image.open(io.BytesIO(base64.b64decode(found)))
+    error = np.abs(np.asarray(small.convert("RGB"), int) - drawn.astype(int)).max(axis=2)
+    assert small.mode == "P" and error[:200].max() == 0 and error.max() < 12
 
 
 def test_no_pixel_of_a_single_face_is_left_where_faces_are_withheld() -> None:
