@@ -301,11 +301,17 @@ NODES = """
 import pathlib, sys
 from ray.cluster_utils import Cluster
 
+def target(file):
+    try:
+        return file.readlink().name
+    except OSError:  # it was closed meanwhile
+        return ""
+
 def holds(node, key):
     raylet = node.all_processes["raylet"][0].process.pid
     children = pathlib.Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
-    opened = [file for child in children for file in pathlib.Path(f"/proc/{child}/fd").iterdir()]
-    return any(file.readlink().name == f"{key}.lock" for file in opened)
+    opened = [file for child in children for file in pathlib.Path(f"/proc/{child}/fd").glob("*")]
+    return any(target(file) == f"{key}.lock" for file in opened)
 
 small = {"object_store_memory": 100_000_000}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
