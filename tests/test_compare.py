@@ -273,3 +273,11 @@ def test_band_reaches_from_the_lowest_to_the_highest_seed() -> None:
     corners = {round(float(y), 3) for y in axes.collections[0].get_paths()[0].vertices[:, 1]}
     assert corners == {0.2, 0.3, 0.4, 0.6} and len(axes.lines) == 1
     plots.picture(axes, "", "")
+
+
+def test_the_short_runs_of_an_ablation_are_no_seeds_of_their_page(sides: tuple[Side, Side]) -> None:
+    own, short = sides[0].runs[0], sides[1].runs[0]
+    results = [SimpleNamespace(found=own)]
+    page = SimpleNamespace(name=A, params=own.params, runs=[*results, SimpleNamespace(found=short)], results=results)
+    (side,) = build.compared_sides(SimpleNamespace(pages={A: page}), [A])  # type: ignore[arg-type]
+    assert side.runs == (own,)
