@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from fer_core import artifacts, cost, data, devices, glossary, kernels, leaderboard, limits, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
-from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params
+from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params, counted
 
 RENDERING = (
     "schema.py",
@@ -131,7 +131,7 @@ class Plan:
         self.fer2013, self._images = False, 2_700
         if not settings.sample:
             faces = data.open_faces(settings.data, settings.store)
-            data.make_split(faces)  # a class too small to be split is told before anything starts
+            data.make_split(faces)  # what cannot be split is told before anything starts
             classes, self.fer2013 = faces.classes, data.is_fer2013(faces)
             self._images = int((faces.usage != data.PRIVATE).sum())
         self.own = {} if self.fer2013 or settings.sample else {"own": True}  # an input of every page
@@ -185,10 +185,9 @@ class Plan:
         """What the summary is made of: each claim's inputs, and which of its runs will not be there yet after this."""
         coming = {run.key for page in self.chosen for run in page.runs}
         found = {}
-        for page in self.pages.values():
+        for page in filter(lambda page: page.params.arms, self.pages.values()):
             owed = sorted(run.key for run in page.runs if run.found is None and run.key not in coming)
-            if page.params.arms:
-                found[page.name] = digest([page.inputs, owed] if owed else page.inputs)
+            found[page.name] = digest([page.inputs, owed] if owed else page.inputs)
         return found
 
     def _want(self, params: Params) -> WantedRun:
@@ -262,12 +261,12 @@ class Plan:
             if hours < 1:
                 shown = [f"{hours * 60:.0f} core minutes", f"{hours * 60 / jobs:.0f}"]
             lines.append(
-                f"{_count(missing, 'run')} to train: about {shown[0]}, {shown[1]} with JOBS={jobs} "
+                f"{counted(len(missing), 'run')} to train: about {shown[0]}, {shown[1]} with JOBS={jobs} "
                 f"({measured}); about {len(missing) * RUN_MEGABYTES:,} MB of disk."
             )
         if self.stale:
             seconds = len(self.stale) * PAGE_SECONDS / jobs
-            lines.append(f"{_count(self.stale, 'page')} to make: about {_time(seconds)} more.")
+            lines.append(f"{counted(len(self.stale), 'page')} to make: about {_time(seconds)} more.")
         study = {run.key: (run.params, run.wanted.identity) for plan in self.chosen for run in plan.runs}
         if study:
             what = "The whole study" if len(self.chosen) == len(self.pages) else "The training of these pages"
@@ -277,10 +276,6 @@ class Plan:
 
 def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-
-
-def _count(things: Sequence[Any], name: str) -> str:
-    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def differences(stood: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from fer_core import artifacts, claims, data, evaluation, leaderboard, plots, re
 from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces
 from fer_core.notebook import Table, interval, percent, stand_in
-from fer_core.schema import Params
+from fer_core.schema import Params, listed
 
 SHOWN = 16  # images that only one of two has right
 SPLITS = {"validation": "validation", "test_official": "test, official", "test_leak_free": "test, leak-free"}
@@ -253,10 +253,6 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
     made.table(Table.of(rows, columns))
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]])
-
-
 def _over(found: evaluation.Interval, metric: str = "", change: bool = False) -> str:
     """A mean over seeds; Student's interval over two values says nothing and is left out."""
     return interval(found if found.n > 2 else (found.value, None, None), metric, change)
@@ -391,7 +387,7 @@ def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...], o
         dataset=settings.name,
         sample=settings.sample,
         own=own,
-        asked=f"Do {_listed([side.short for side in sides])} differ by more than chance, and on which images?",
+        asked=f"Do {listed([side.short for side in sides])} differ by more than chance, and on which images?",
         files=files,
         commands=(f'make compare PAGES="{" ".join(side.name for side in sides)}"{report.variables(settings)}',),
         provenance=report.provenance([run for side in sides for run in side.runs]),

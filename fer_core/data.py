@@ -870,7 +870,7 @@ def make_split(
     pool, test = np.flatnonzero(faces.usage != PRIVATE), np.flatnonzero(faces.usage == PRIVATE)
     rng, wanted = np.random.default_rng(seed), round(train_fraction * len(pool))
     chosen = np.zeros(faces.n, bool)
-    if kind == "official" or (kind == "random" and is_own(faces)):
+    if kind == "official" or (kind == "random" and _keeps_its_parts(faces)):
         chosen[faces.usage == TRAINING] = True
     elif kind == "random":
         chosen[rng.permutation(pool)[:wanted]] = True
@@ -926,7 +926,7 @@ def is_fer2013(faces: Faces) -> bool:
     return faces.classes == EMOTIONS and faces.image_size == (48, 48) and n in (3589, 7178)
 
 
-def is_own(faces: Faces) -> bool:
+def _keeps_its_parts(faces: Faces) -> bool:
     """Whether these are neither drawn nor of FER2013's kind: their parts are what their owner made them."""
     return faces.name != "sample" and (faces.classes != EMOTIONS or faces.image_size != (48, 48))
 

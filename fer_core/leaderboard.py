@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fer_core import artifacts, schema
-from fer_core.schema import Params
+from fer_core.schema import Params, counted, listed
 
 CLAIMS_NOTEBOOK, FINAL_NOTEBOOK, BEYOND = "05_analysis", "06_final", "07_beyond/default"
 NETWORKS = ("01_basic_cnn/default", "02_batch_norm/default", "03_dropout/default", "04_complex_cnn/default")
@@ -80,14 +80,6 @@ def _interval(row: Row, part: str) -> str:
     if accuracy is None:
         return ""
     return percent(accuracy) + (f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else "")
-
-
-def _words(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n:,} {word}" + "s" * (n != 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ headlines
@@ -164,12 +156,12 @@ def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[R
     sizes = sorted({size for line in lines if (size := value(line.row, "parameters"))})
     span = " to ".join(f"{size:,.0f}" for size in dict.fromkeys(sizes[:1] + sizes[-1:]))
     text = "**Asked:** which convolutional network, trained how, tells facial expressions apart? A first-hand account "
-    text += f"of such a study is repeated step by step, in {_count(len(runs), 'training')}: "
-    text += f"{_count(len(lines), 'page')} of models ({span} parameters)"
-    text += f" and {_count(len(claims), 'claim')} put to the test." if claims else "."
+    text += f"of such a study is repeated step by step, in {counted(len(runs), 'training')}: "
+    text += f"{counted(len(lines), 'page')} of models ({span} parameters)"
+    text += f" and {counted(len(claims), 'claim')} put to the test." if claims else "."
     diverged = sum(row.get("status") == "diverged" for row in runs.values())
     if diverged:
-        text += f" {_count(diverged, 'training')} diverged; they are counted as data, not left out."
+        text += f" {counted(diverged, 'training')} diverged; they are counted as data, not left out."
     return text
 
 
@@ -179,7 +171,7 @@ def _networks(lines: Sequence[Headline]) -> str:
         return ""
     known.sort(key=lambda found: -found[0])
     (best, first), rest = known[0], known[1:]
-    others = _words([f"`{line.page}` ({percent(mean)})" for mean, line in rest])
+    others = listed([f"`{line.page}` ({percent(mean)})" for mean, line in rest])
     which = f"{len(known)} networks" if len(known) == len(NETWORKS) else f"networks {len(known)} are trained, of which"
     text = f"**Found:** of the original's {which} `{first.page}` is "
     return text + f"best on validation images, right on {percent(best)} of them{_seeds(first)}; then {others}."
@@ -250,7 +242,7 @@ def _verdicts(claims: Sequence[Row], planned: int) -> str:
     which = f"all {done}" if done >= planned and not one else f"{done} of {max(done, planned)}"
     text = f"**Claims:** {which} {'has' if one else 'have'} run to {'its' if one else 'their'} end"
     if all(verdict.startswith("not evaluated") for verdict in by_verdict):
-        return f"{text}; {'its verdict is' if one else 'their verdicts are'} {_words(list(by_verdict))}."
+        return f"{text}; {'its verdict is' if one else 'their verdicts are'} {listed(list(by_verdict))}."
     order = sorted(by_verdict, key=lambda v: ("supported", "not supported", "inconclusive", v).index(v))
     told = [f"{f'{len(by_verdict[v])} ' * (not one)}{v} ({', '.join(by_verdict[v])})" for v in order]
     return f"{text}: {'; '.join(told)}. Rules and thresholds were written down before the runs."
@@ -370,7 +362,7 @@ def sparkline(histories: Sequence[Sequence[float | None]], span: tuple[float, fl
         return line + (f'<circle class="{name}" cx="{x}" cy="{y}" r="1.8"/>' if points and name == "first" else "")
 
     body = "".join(drawn(history, "other") for history in histories[1:]) + drawn(histories[0], "first")
-    told = f"Validation accuracy from {percent(known[0])} to {percent(known[-1])} in {_count(len(known), 'epoch')}"
+    told = f"Validation accuracy from {percent(known[0])} to {percent(known[-1])} in {counted(len(known), 'epoch')}"
     return (
         f'<svg class="spark" role="img" aria-label="{told}" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">{body}</svg>'

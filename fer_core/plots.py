@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fer_core.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, arm_interval, unit, words
 from fer_core.evaluation import calibration_error
-from fer_core.schema import EMOTIONS
+from fer_core.schema import EMOTIONS, listed
 
 OKABE_ITO = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#0072B2", "#56B4E9", "#4D4D4D")
 INK, GREY = "#1f1f1f", "#6e6e6e"
@@ -1358,7 +1358,7 @@ def _alike(
 def _listed(names: Sequence[str], most: int = 3) -> str:
     """ "a", "a and b", "a, b and c", of more than `most` "a, b and 3 others"."""
     told = list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} others"]
-    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
+    return listed(told)
 
 
 def _capital(text: str) -> str:

@@ -33,10 +33,10 @@ from fer_core import (
     schema,
     training,
 )
-from fer_core.artifacts import PRIVATE, Run, Settings, csv_bytes, read_json, write_bytes, write_json
+from fer_core.artifacts import Run, Settings, csv_bytes, read_json, write_bytes, write_json
 from fer_core.data import Faces
 from fer_core.pictures import Box, Picture
-from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError
+from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError, counted
 
 PUBLISHED = ROOT / "reports" / "published" / "fer2013" / "model"
 
@@ -204,10 +204,12 @@ def chosen_network(words: str, settings: Settings) -> Model:
 def _stored_size(run: Run, settings: Settings) -> tuple[int, int]:
     """Height and width of the images that a run was trained on, from the data's cache: beside it, or in this OUT."""
     for store in (run.folder.resolve().parent.parent, settings.store):
-        cached = store / "data" / f"{run.provenance.get('data_hash')}.npy"
-        if cached.exists():
-            height, width = np.load(cached, mmap_mode="r").shape[1:3]
-            return height, width
+        try:
+            stored = np.load(store / "data" / f"{run.provenance.get('data_hash')}.npy", mmap_mode="r")
+        except (OSError, ValueError):  # not there, or damaged
+            continue
+        height, width = stored.shape[1:3]
+        return height, width
     raise FerError(
         f"MODEL {run.folder}: the data it was trained on is in no run store here: "
         "name its page instead (MODEL=06_final/… DATA=…)."
@@ -415,7 +417,7 @@ def _provenance(model: Model, detect: bool) -> dict[str, str]:
 
 def _environment(autoescape: bool) -> Any:
     environment = report.environment(autoescape)
-    environment.filters["count"] = _count
+    environment.filters["count"] = counted
     environment.filters["percent"] = _percent
     return environment
 
@@ -481,7 +483,7 @@ def write_model(run: Run, folder: Path, faces: Faces, page: str = "") -> Model:
     (folder / "model.json").unlink(missing_ok=True)  # what counts is written last
     write_bytes(folder / "model.safetensors", (run.folder / "model.safetensors").read_bytes())
     write_json(folder / "metrics.json", run.metrics)
-    write_json(folder / "run.json", {name: value for name, value in run.provenance.items() if name not in PRIVATE})
+    write_json(folder / "run.json", report.without_machine(run.provenance))
     write_bytes(folder / "MODEL_CARD.md", model_card(model, faces).encode())
     facts = {
         name: getattr(model, name) for name in ("classes", "image_size", "channels", "temperature", "page", "drawn")
@@ -616,10 +618,6 @@ def _write(folder: Path, model: Model, seen: Sequence[Seen], left_out: int, dete
         write_bytes(folder / "submission.csv", submission(seen[0]))
 
 
-def _count(n: int, thing: str) -> str:
-    return f"{n:,} {thing}" + "s" * (n != 1)
-
-
 def _tell(folder: Path, seen: Sequence[Seen], left_out: int, table: bool) -> int:
     """A line a face where they are few, then what there was in all; faults go to stderr."""
     faces = [(one.name, face) for one in seen for face in one.faces]
@@ -631,9 +629,9 @@ def _tell(folder: Path, seen: Sequence[Seen], left_out: int, table: bool) -> int
     faulty = [one for one in seen if one.fault]
     for one in faulty:
         print(f"error: {one.name}: {one.fault}.", file=sys.stderr)
-    others = f", {_count(left_out, 'other file')} left out" if left_out else ""
+    others = f", {counted(left_out, 'other file')} left out" if left_out else ""
     print(
-        f"{_count(len(faces), 'face')} in {_count(len(seen) - len(faulty), 'table' if table else 'picture')}{others}."
+        f"{counted(len(faces), 'face')} in {counted(len(seen) - len(faulty), 'table' if table else 'picture')}{others}."
     )
     if table:
         print(f"submission: {folder / 'submission.csv'}")

@@ -23,7 +23,6 @@ from fer_core.schema import ROOT, FerError
 
 PAGE_BYTES = 300_000
 ALL_BYTES = 15_000_000
-COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure was made by
 LEDGER_FILES = ("history.csv", "metrics.json", "network.csv")
 
 
@@ -39,7 +38,7 @@ def _refuse(settings: Settings) -> None:
         raise FerError("The drawn sample is not published: say DATA=path/to/fer2013.")
     if settings.set_values:
         raise FerError("SET is not published: its values stand in no file that others have; put them into a YAML.")
-    changed = _git("status", "--porcelain", "--", *COMMITTED)
+    changed = _git("status", "--porcelain", "--", *report.COMMITTED)
     if changed:
         first = changed.splitlines()[0].split()[-1]
         raise FerError(f"{first} and perhaps more is not committed: commit fer_core, notebooks and params first.")
@@ -77,7 +76,7 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
     run.json gains `sha256`: of the run's files as they were trained, which `make reproduce` compares with.
     """
     folder = shelf / identity
-    record = {name: value for name, value in run.provenance.items() if name not in artifacts.PRIVATE}
+    record = report.without_machine(run.provenance)
     if "sha256" not in record:  # else it came from a ledger itself: nothing here is as it was trained
         record["sha256"] = reproduce.hashes(run)
         for name in LEDGER_FILES:

@@ -29,6 +29,7 @@ from fer_core import artifacts, glossary, kernels, leaderboard
 from fer_core.artifacts import Run, Settings
 from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, open_notebook, read_notebook
 
+COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure is made by
 TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv")
 SPANS = ("started", "ended")  # of several runs: from the first to the last
@@ -625,8 +626,8 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
     return lines
 
 
-def without_machine(told: Mapping[str, str]) -> dict[str, str]:
-    """`provenance` less what names the machine and its tracking."""
+def without_machine(told: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's or a page's provenance less what names the machine and its tracking."""
     return {name: value for name, value in told.items() if name.replace(" ", "_") not in artifacts.PRIVATE}
 
 
@@ -658,7 +659,7 @@ def made_now(data_hash: str) -> dict[str, str]:
     from datetime import UTC, datetime
 
     commit = _git("rev-parse", "HEAD")
-    changed = " and changes since" * bool(_git("status", "--porcelain", "--", "fer_core", "notebooks", "params"))
+    changed = " and changes since" * bool(_git("status", "--porcelain", "--", *COMMITTED))
     told = {"page made": datetime.now(UTC).isoformat(timespec="seconds"), "data hash": data_hash}
     return told | ({"page's commit": f"{commit}{changed}"} if commit else {})
 

@@ -12,7 +12,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -164,6 +164,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean …?`, or nothing where no known name is near."""
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(n: int, thing: str) -> str:
+    """ "1 page", "1,024 pages"."""
+    return f"{n:,} {thing}" + "s" * (n != 1)
 
 
 def _kind_fault(name: str, value: Any, spec: Spec) -> str | None:

@@ -854,7 +854,6 @@ def render(search: Search) -> str:
         Run(key, search.base, run_folder(settings.store, key)) for row in found for key in row.training_keys.split()
     ]
     seeds = len(search.base.seeds)
-    variables = report.commands(sweep.page, settings)[0].partition(f"PAGE={sweep.page}")[2]
     from importlib.metadata import version
 
     provenance = report.provenance([run for run in runs if run.finished])  # the page may be published as it is
@@ -880,7 +879,7 @@ def render(search: Search) -> str:
         "ranked": sum(row.score is not None or row.state == "pruned" for row in found),
         "few": FEW_TRIALS,
         "trials": [_shown(row, sweep) for row in found],
-        "rebuild": f"make sweep SWEEP={sweep.name}{variables}",
+        "rebuild": f"make sweep SWEEP={sweep.name}{report.variables(settings)}",
         "provenance": {**report.without_machine(provenance), "optuna": version("optuna")},
     }
     return report.render_sweep(told)
