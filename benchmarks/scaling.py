@@ -2,8 +2,10 @@
 
 `python -m benchmarks.scaling` prints seconds an epoch (a step's, measured, times the epoch's steps) and peak memory,
 each in a process of its own. Both are linear. Seconds: a step costs its batch, an epoch its images; neither depends
-on how many images there are. Memory: the images lie on the device as uint8, 2,304 bytes each, and a step's feature
-maps grow with the batch; nothing else grows.
+on how many images there are. Memory: the images stay as uint8, 2,304 bytes each, once as read and once as parted for
+training; above that stands the moment before training when `pixel_scale` counts pixel values (numpy's bincount widens
+them to 8 bytes: 18 kB a training image), which is the peak. A step's feature maps grow with the batch alone and show
+only where the images are few.
 """
 
 from __future__ import annotations
