@@ -57,6 +57,10 @@ Claim :: claims?
 A sentence that the original, or this study, holds to be true. Each has a page with the runs that test it and a rule
 written down before they ran.
 
+Clean gap :: clean gaps?
+The gap without what training adds: accuracy on training images as they are, Dropout off, minus validation accuracy. It
+tells learning by heart from training images that were merely made harder.
+
 Clipping :: gradient clipping|clipping
 Shortening a gradient that is longer than a limit, so that one bad batch cannot throw the weights far off.
 
@@ -109,12 +113,20 @@ Training towards 90 % for the labelled class and the rest spread over the others
 Leak-free :: leak-free
 Test accuracy on the test images that have no exact copy in Training or PublicTest. One fixed set for every run.
 
+Late loss variability :: late loss variability
+Standard deviation of the changes of validation loss from one epoch to the next, over the second half of a run: how
+restless training still is, a steady fall left out.
+
 Learning rate :: learning rates?
 The size of the steps by which training changes the weights.
 
 McNemar's test :: McNemar's(?: exact)?(?: test| p)?
 Compares two networks on the same images by those that only one of them has right: were the two equally good, such
 images would fall to either side like a coin. The p value is how often a fair coin would fall at least as one-sidedly.
+
+Moving average :: moving averages?
+The mean of a network's weights over the last steps, each step back counting a little less. It is measured and kept in
+place of the weights of one moment.
 
 Multiply-adds :: multiply-adds
 Multiplications with an addition that one image costs: what a network costs to run, where its parameters are what it
@@ -161,6 +173,9 @@ answers stay the same (Guo et al. 2017).
 
 Test set :: test set
 Images that neither train nor choose anything. They are scored for few pages, named beforehand, after selection.
+
+Test views :: (?:ten|test) views
+Copies of an image, mirrored and shifted by two pixels, whose answers a network averages into one.
 
 Torn copies :: torn copies|torn(?: apart)?
 Exact copies of one image of which one trains and another validates: validation then asks for what was learned by

@@ -6,8 +6,10 @@ provenance. Elsewhere last bits differ and training drifts apart: then accuracie
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import math
 import os
 import re
@@ -166,13 +168,15 @@ def _share_data(settings: Settings, scratch: Settings) -> None:
 def _train(scratch: Settings, name: str, jobs: int) -> tuple[Run, Path]:
     """The page's first run, and its page, made in the scratch folder as make makes them."""
     os.environ |= {"FER_OUT": str(scratch.out), "FER_AFRESH": "1"}
+    told = io.StringIO()  # names files that are gone when this ends
     try:
-        status = build.build(artifacts.settings(), [name], jobs)
+        with contextlib.redirect_stdout(told):
+            status = build.build(artifacts.settings(), [name], jobs)
         run = build.Plan(artifacts.settings(), [name]).pages[name].own
     finally:
         del os.environ["FER_AFRESH"]
     if status or run is None or run.found is None:
-        raise FerError(f"{name} could not be trained afresh (status {status}): see the lines above.")
+        raise FerError(f"{name} could not be trained afresh (status {status}): {told.getvalue().strip()}")
     return run.found, scratch.reports / f"{name}.html"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -180,10 +181,10 @@ def test_arm_takes_its_base_page_and_what_it_sets(tree: Path) -> None:
         schema.arm_params({"page": "01_net/default", "set": {"epohcs": 9}}, (3,), sample=False)
 
 
-def test_imports_go_one_way() -> None:
-    order = "schema artifacts sample data evaluation claims plots devices networks augment explain training".split()  # noqa: SIM905
-    order += "glossary leaderboard limits notebook beyond kernels report compare cost build reproduce".split()  # noqa: SIM905
-    order += "pictures predict publish cluster slurm sweep tracking bootstrap __main__".split()  # noqa: SIM905
+def test_imports_go_one_way_and_readme_says_which() -> None:
+    readme = (schema.ROOT / "README.md").read_text(encoding="utf-8")
+    told = readme.partition("`fer_core`, in the order")[2].partition("\n\n")[0]
+    order = [*re.findall(r"`(\w+)`", told), "__main__"]
     package = Path(schema.__file__).parent
     for path in package.glob("*.py"):
         if path.stem == "__init__":
