@@ -947,29 +947,6 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
 
 
 @_styled
-def seed_values(table: pd.DataFrame, metric: str = "validation_accuracy") -> Axes:
-    """One page's runs, columns seed and value: each seed (the first is the one shown in detail) and their mean.
-
-    Parameters
-    ----------
-    table : seed, value
-    metric : what the values are
-
-    Returns
-    -------
-    Axes
-    """
-    values = table["value"].to_numpy(dtype=float)
-    mean, _, _, n = arm_interval(values, metric)
-    finding = f"{_capital(words(metric))} is {_value(values[0], metric)} with seed {table['seed'].iloc[0]}"
-    finding += f", {_value(mean, metric)} on average over {n} seeds" if n > 1 else "; one seed tells no spread"
-    groups = {f"seed {seed}": np.array([value]) for seed, value in zip(table["seed"], values, strict=True)}
-    ax = _dot_rows(groups | ({"all": values} if len(values) > 1 else {}), finding, metric)
-    _plotted(_figure(ax), f"seeds_{metric}", table)
-    return ax
-
-
-@_styled
 def claim_effects(table: pd.DataFrame) -> Axes:
     """All claims: columns claim, effect, low, high, verdict (claims.csv). Each row has its own scale, around zero.
 

@@ -392,13 +392,6 @@ def test_arm_values_without_any_value_say_so():
     assert plots.title(plots.arm_values(table, "gap")) == "No run has a value of gap"
 
 
-def test_seed_values_set_the_first_seed_beside_the_mean():
-    axes = plots.seed_values(pd.DataFrame({"seed": [3, 4], "value": [0.5, 0.75]}))
-    expected = "Validation accuracy is 50.0 % with seed 3, 62.5 % on average over 2 seeds"
-    assert plots.title(axes).replace("\u00a0", " ") == expected
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["seed 3", "seed 4", "all"]
-
-
 def test_claim_effects_count_verdicts_and_tell_them_apart_by_shape_too():
     rows = [
         ("A", 0.4, 0.1, 0.7, "supported"),
