@@ -34,6 +34,8 @@ RENDERING = (
     "plots.py",
     "explain.py",
     "notebook.py",
+    "exploration.py",
+    "analysis.py",
     "beyond.py",
     "glossary.py",
     "report.py",

@@ -11,8 +11,6 @@ import base64
 import dataclasses
 import functools
 import io
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +100,18 @@ def with_interval(metrics: Mapping[str, Any]) -> str:
     return interval([metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"]])
 
 
-def _over_seeds(runs: Iterable[Run], metric: str) -> str:
+def over_seeds(runs: Iterable[Run], metric: str) -> str:
+    """A metric's mean over runs with its interval over seeds.
+
+    Parameters
+    ----------
+    runs : of one setting, a seed each
+    metric : of `claims.metric_of`
+
+    Returns
+    -------
+    str : `61.2 % [59.6, 62.8]`
+    """
     return interval(claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric), metric)
 
 
@@ -184,15 +193,25 @@ def parameter_table(params: Params, notebook: str) -> Table:
         value, default = getattr(params, name), defaults[name]
         if name in own or value != default:
             mark = "" if value == default or default == "auto" else "◂\u00a0differs"
-            rows.append((name, _plain(value), _plain(default), mark, schema.SPECS[name].about))
+            rows.append((name, plain(value), plain(default), mark, schema.SPECS[name].about))
     return Table.of(rows, ["parameter", "value", "notebook's default", "", "what it is"])
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A parameter's value as a table shows it.
+
+    Parameters
+    ----------
+    value : of a YAML; None reads "none"
+
+    Returns
+    -------
+    str
+    """
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, dict):
-        return "; ".join(f"{name}: {_plain(inner)}" for name, inner in value.items()) or "none"
+        return "; ".join(f"{name}: {plain(inner)}" for name, inner in value.items()) or "none"
     return "none" if value is None else str(value)
 
 
@@ -631,7 +650,7 @@ def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
     splits = {"test_official": "official", "test_leak_free": "leak-free"}
     rows = [(f"seed {run.params.seed}", *(with_interval(run.metrics[split]) for split in splits)) for run in runs]
     if len(runs) > 1:
-        rows.append((f"mean over {len(runs)} seeds", *(_over_seeds(runs, f"{split}_accuracy") for split in splits)))
+        rows.append((f"mean over {len(runs)} seeds", *(over_seeds(runs, f"{split}_accuracy") for split in splits)))
     return Table.of(rows, ["", *(f"{name} (n = {runs[0].metrics[split]['n']:,})" for split, name in splits.items())])
 
 
@@ -866,7 +885,7 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
     if len(runs) == 2:  # Student's interval over two values says nothing
         text += f"; seed {runs[1].params.seed} on {percent(claims.metric_of(runs[1], metric))}"
     elif len(runs) > 2:
-        text += f"; its mean over {len(runs)} seeds is {_over_seeds(runs, metric)} of the {m['n']:,}"
+        text += f"; its mean over {len(runs)} seeds is {over_seeds(runs, metric)} of the {m['n']:,}"
     text += f" (95 % intervals: over images{', and over seeds' * (len(runs) > 2)})"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
@@ -895,7 +914,7 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
     rows = []
     for name, part in parts.items():
         m = evaluation.metrics(together[part], labels[part], faces.classes)
-        rows.append((name.replace("_", " "), f"{m['n']:,}", _over_seeds(runs, f"{name}_accuracy"), with_interval(m)))
+        rows.append((name.replace("_", " "), f"{m['n']:,}", over_seeds(runs, f"{name}_accuracy"), with_interval(m)))
     return Table.of(rows, ["images", "n", f"mean of {len(runs)} networks [over seeds]", "all together [over images]"])
 
 
@@ -917,434 +936,3 @@ def selection_optimism(runs: Sequence[Run]) -> Table:
         gained = interval([best - last, None, None], change=True)
         rows.append((f"seed {run.params.seed}", percent(last), percent(best), gained))
     return Table.of(rows, ["", "last epoch", "best epoch", "gained by the choice"])
-
-
-# -- exploration
-
-AUDIT = {
-    "images": "images",
-    "duplicate_groups": "groups of images with exactly the same pixels",
-    "redundant_copies": "copies beyond the first of each group",
-    "conflicting_groups": "groups whose copies disagree on the label",
-    "low_contrast": "images with next to no contrast",
-    "private_copies_of_training": "PrivateTest images that are exact copies of Training images",
-    "private_copies_of_public": "PrivateTest images that are exact copies of PublicTest images",
-    "private_copies": "PrivateTest images that are copies of either",
-    "public_copies_of_training": "PublicTest images that are exact copies of Training images",
-    "leak_free": "PrivateTest images without a copy in Training or PublicTest (leak-free)",
-    "unlabelled": "images without a label",
-}
-
-
-def class_counts(faces: Faces, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Images of each class (rows) in each part (columns), whose indices `parts` holds.
-
-    Parameters
-    ----------
-    faces : all images
-    parts : {name: int (n,), rows of `faces`}
-
-    Returns
-    -------
-    DataFrame : for plots.class_counts
-    """
-    k = len(faces.classes)
-    counts = {name: np.bincount(faces.labels[rows], minlength=k)[:k] for name, rows in parts.items()}
-    return pd.DataFrame(counts, index=list(faces.classes))
-
-
-def mean_faces(faces: Faces, rows: np.ndarray) -> np.ndarray:
-    """The mean image of each class among `rows`: float (k, h, w[, 3]), 0–255; a class without images is black.
-
-    Parameters
-    ----------
-    faces : all images
-    rows : int (n,), those to average
-
-    Returns
-    -------
-    float (k, h, w) or (k, h, w, 3), 0–255; a class without images is black
-    """
-    of = [rows[faces.labels[rows] == code] for code in range(len(faces.classes))]
-    return np.stack([faces.images[r].mean(0) if len(r) else np.zeros(faces.images.shape[1:]) for r in of])
-
-
-def marked_mean(faces: Faces, rows: np.ndarray) -> np.ndarray:
-    """The mean of some images, a light square in its upper left corner: it shows what is mirrored, and nobody's face.
-
-    Parameters
-    ----------
-    faces : all images
-    rows : int (n,), those to average
-
-    Returns
-    -------
-    uint8 (h, w) or (h, w, 3)
-    """
-    mean = faces.images[rows].mean(0).round().astype(np.uint8)
-    height, width = mean.shape[0] // 8, mean.shape[1] // 8
-    mean[height // 2 : height + height // 2, width // 2 : width + width // 2] = 255
-    return mean
-
-
-def augmented(image: np.ndarray, n: int, **transforms: Any) -> np.ndarray:
-    """What training transforms make of one image in n epochs: uint8 (n, h, w[, 3]).
-
-    Parameters
-    ----------
-    image : uint8 (h, w) or (h, w, 3)
-    n : epochs
-    transforms : parameters of the group `transforms`
-
-    Returns
-    -------
-    uint8 (n, h, w) or (n, h, w, 3)
-    """
-    import torch
-
-    from fer_core import augment, training
-
-    params = Params().replace(**transforms)
-    numbers = torch.cat([augment.draw(params, 1, 0, epoch) for epoch in range(1, n + 1)])
-    changed = augment.apply(training.channels_first(np.stack([image] * n)), numbers, params)
-    return changed.permute(0, 2, 3, 1).squeeze(3).round().clamp(0, 255).byte().numpy()
-
-
-def audit_table(audit: Mapping[str, int]) -> Table:
-    """`data.audit` in words.
-
-    Parameters
-    ----------
-    audit : of `data.audit`
-
-    Returns
-    -------
-    Table
-    """
-    return Table.of(
-        [(words, f"{audit[name]:,}") for name, words in AUDIT.items()], ["counted by exact pixels", "found"]
-    )
-
-
-def near_table(near: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """`data.near_copies` for plots.near_copy_curve.
-
-    Parameters
-    ----------
-    near : of `data.near_copies`
-
-    Returns
-    -------
-    DataFrame : threshold, n, mirrored, agreement
-    """
-    names = {"threshold": "threshold", "further": "n", "mirrored": "mirrored", "labels_agree": "agreement"}
-    return pd.DataFrame({new: near[old] for old, new in names.items()}).astype({"agreement": float})
-
-
-def torn_table(faces: Faces) -> Table:
-    """Copies torn apart between training and validation, by each way of splitting.
-
-    Parameters
-    ----------
-    faces : all images
-
-    Returns
-    -------
-    Table : a row a way of splitting
-    """
-    rows = []
-    for kind in schema.SPECS["split"].choices:
-        if kind == "official" and not (faces.usage == data.PUBLIC).any():
-            rows.append((kind, "–", "–", "–", "no PublicTest images here"))
-            continue
-        split = data.make_split(faces, kind)
-        torn, n = data.torn_copies(faces, split), len(split.validation)
-        rows.append((kind, f"{len(split.train):,}", f"{n:,}", f"{torn:,}", percent(torn / n)))
-    return Table.of(rows, ["split", "training", "validation", "of which have a copy in training", "share"])
-
-
-def data_finding(faces: Faces, audit: Mapping[str, int]) -> Markdown:
-    """The exploration in one sentence.
-
-    Parameters
-    ----------
-    faces : all images
-    audit : of `data.audit`
-
-    Returns
-    -------
-    Markdown
-    """
-    n = int((faces.usage == data.PRIVATE).sum())
-    return sentence(
-        f"{audit['private_copies']:,} of the {n:,} test images are exact copies of images in Training or PublicTest "
-        f"({audit['private_copies_of_training']:,} of Training images), so every test accuracy stands here twice: "
-        f"official (n = {n:,}) and leak-free (n = {audit['leak_free']:,})"
-    )
-
-
-# -- claims
-
-
-def analysis(params: Params) -> Claim | Summary:
-    """The claim that `params` state or, where they name no arms, the summary of all claims: the same methods.
-
-    Parameters
-    ----------
-    params : the page's parameters, of `parameters`
-
-    Returns
-    -------
-    Claim or Summary
-    """
-    return Claim(params) if params.arms else Summary()
-
-
-class Claim:
-    """One claim: its arms, its runs once `train` got them, and what they say by the rule."""
-
-    def __init__(self, params: Params) -> None:
-        claims.check_rule(params.rule, params.arms, params.metric)
-        self.params, self.metric, s = params, params.metric, settings()
-        self.wanted = schema.claim_runs(params, s.sample, s.set_values)
-        self.runs: dict[str, list[Run]] = {}
-        self.cut = 0
-
-    def question(self) -> Markdown:
-        """Claim, question and primary metric."""
-        told = {"Claim": self.params.claim, "Question": self.params.question, "Metric": claims.words(self.metric)}
-        return Markdown("\n\n".join(f"**{name}:** {text}" for name, text in told.items()))
-
-    def arms(self) -> Table:
-        """The runs compared: base page, what differs from it, epochs, seeds."""
-        rows = []
-        for name, arm in self.params.arms.items():
-            run, stated = self.wanted[name][0], arm.get("set") or {}
-            changes = [f"{k} {_plain(getattr(run, k))}{_lowered(getattr(run, k), v)}" for k, v in stated.items()]
-            changes += ["each seed its own split"] * self.params.split_by_seed
-            rows.append((name, arm["page"], ", ".join(changes) or "–", run.epochs, _plain(self.params.seeds)))
-        return Table.of(rows, ["arm", "base page", "what differs", "epochs", "seeds"])
-
-    def conditions_in_words(self) -> list[str]:
-        """Each condition of the rule as a sentence."""
-        return [claims.describe(condition, self.metric) for condition in self.params.rule]
-
-    def rule(self) -> Markdown:
-        """The verdict's rule, as it was written down before the runs."""
-        conditions = "\n".join(f"1. {text}" for text in self.conditions_in_words())
-        return Markdown(f"The claim is **supported** if all of this holds:\n\n{conditions}")
-
-    def train(self) -> None:
-        """Load, resume or train every run of every arm; what stays in the cell is the state of each."""
-        log, states, n = Log(), Counter[str](), sum(map(len, self.wanted.values()))
-        lines: list[str] = []
-        for name, wanted in self.wanted.items():
-            self.runs[name] = []
-            for params in wanted:
-                limited = dataclasses.replace(params, time_limit_minutes=self.params.time_limit_minutes)
-                run = log.obtain(limited, f"run {len(lines) + 1} of {n}, {name}, seed {params.seed}: ")
-                states[run.state] += 1
-                lines.append(f"{name}, seed {params.seed}: {run.state}")
-                if run.finished:
-                    self.runs[name].append(scored(run) if self.shows_test else run)
-        self.cut = states["cut"]
-        log.show(f"{n} runs: " + ", ".join(f"{count} {state}" for state, count in states.items()), "\n".join(lines))
-
-    @functools.cached_property
-    def shows_test(self) -> bool:
-        """Whether this page may score the test, or ranks whole pages that score these very runs themselves."""
-        if self.params.score_test or self.metric != "validation_accuracy":
-            return self.params.score_test
-        s, whole = settings(), []
-        for arm in self.params.arms.values():
-            base = schema.resolve_page(schema.load_page(arm["page"]), s.sample, s.set_values)
-            whole.append(base.score_test and not arm.get("set") and set(self.params.seeds) <= set(base.seeds))
-        return all(whole)
-
-    def curves(self) -> None:
-        """Validation accuracy by epoch; where the metric is another column's, that one; training loss where the page
-        says what to look for.
-        """
-        own = {"gap": "gap", "clean_gap": "gap", "late_loss_variability": "validation_loss"}.get(self.metric)
-        histories = {name: [_history(run) for run in runs] for name, runs in self.runs.items()}
-        for column in filter(None, [own, "validation_accuracy", "train_loss" * bool(self.params.look_for)]):
-            levels = _guessing(open_faces()) if column == "train_loss" else {}
-            axes = plots.arm_curves(histories, column, levels=levels)
-            lead = (
-                f"{column.replace('_', ' ').capitalize()} by epoch; a thin line a run, a thick one the mean of an arm."
-            )
-            source = "train_accuracy − validation_accuracy" if column == "gap" else column
-            plots.show(axes, f"{lead} {plots.title(axes)}.", f"history.csv of every run: epoch, {source}")
-
-    def values(self) -> None:
-        """Each run's value of the primary metric, and each arm's mean."""
-        axes = plots.arm_values(claims.arm_table(self.runs, self.metric), self.metric)
-        lead = "A dot is a run, a diamond the mean of an arm with its interval."
-        plots.show(axes, f"{lead} {plots.title(axes)}.", "metrics.json and history.csv of every run")
-
-    @functools.cached_property
-    def judged(self) -> claims.Verdict:
-        """Effect and verdict, computed from the runs' artifacts."""
-        return claims.evaluate(self.runs, self.metric, self.params.rule, settings().sample)
-
-    def effect(self, number: int = 0) -> str:
-        """A condition's effect with its interval over seeds; the first condition is the claim's main one.
-
-        Parameters
-        ----------
-        number : which condition of the rule
-
-        Returns
-        -------
-        str
-        """
-        found = self.judged.conditions[number]
-        return interval([found.effect, found.low, found.high], found.metric, change=found.against is not None)
-
-    def conditions(self) -> Table:
-        """Each condition of the rule: effect, interval over seeds, verdict."""
-        rows = [(c.rule, self.effect(i), c.n, c.verdict) for i, c in enumerate(self.judged.conditions)]
-        return Table.of(rows, ["condition", "effect [95 % over seeds]", "n", "verdict"])
-
-    def verdict(self) -> Markdown:
-        """The verdict, what was left out, and what to look for elsewhere."""
-        cut = f"{self.cut} runs were cut by time_limit_minutes and are left out: run the page again to finish them"
-        notes = [f" {note}." for note in (self.judged.note, cut * bool(self.cut)) if note]
-        look_for = f"\n\n**What to look for.** {self.params.look_for}" if self.params.look_for else ""
-        return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{look_for}")
-
-    def secondary(self) -> Table:
-        """Further metrics of each arm, mean and interval over seeds; all recalls where the claim is about one."""
-        if self.metric.startswith("recall_"):
-            names = open_faces().classes
-            recalls = {
-                arm: {n: np.mean([claims.metric_of(run, f"recall_{n}") for run in runs]) for n in names}
-                for arm, runs in self.runs.items()
-            }
-            axes = plots.class_recalls(pd.DataFrame(recalls))
-            plots.show(axes, f"Recall of each class by arm. {plots.title(axes)}.", "metrics.json: validation, classes")
-        if len({wanted[0].split for wanted in self.wanted.values()}) > 1:
-            display(torn_table(open_faces()))
-        metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", "gap", "clean_gap"]
-        metrics += ["late_loss_variability", "at_chance"]
-        metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
-        rows = [(name, *(_over_seeds(runs, metric) for metric in metrics)) for name, runs in self.runs.items()]
-        table = Table.of(rows, ["arm", *map(claims.words, metrics)])
-        # A phone is narrow: the longer of the two runs downwards.
-        return Table(table.T.rename_axis(index="mean over seeds", columns=None)) if len(rows) < len(metrics) else table
-
-    def finding(self) -> Markdown:
-        """The page in one sentence."""
-        first = self.judged.conditions[0]
-        against = f" against “{first.against}”" if first.against else ""
-        text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of “{first.arm}”{against} "
-        effect = self.effect()
-        seeds = f"n = {first.n} seed{'s' * (first.n != 1)}"
-        return sentence(f"{text}{'has ' if effect == 'no value' else 'is '}{effect}, {seeds}")
-
-
-def _lowered(value: Any, stated: Any) -> str:
-    """What the page states, where the sample's ceilings (or SET) made it something else."""
-    return "" if value == stated else f" (stated: {_plain(stated)})"
-
-
-def _history(run: Run) -> pd.DataFrame:
-    return run.history.assign(gap=run.history["train_accuracy"] - run.history["validation_accuracy"])
-
-
-def _guessing(faces: Faces) -> dict[str, float]:
-    """The cross-entropy of answers that do not depend on the image, in nats."""
-    shares = np.bincount(faces.labels[faces.usage != data.PRIVATE]) / (faces.usage != data.PRIVATE).sum()
-    shares = shares[shares > 0]
-    known = float(-(shares * np.log(shares)).sum())
-    return {"all classes alike": math.log(len(faces.classes)), "no more than each class's share": known}
-
-
-class Summary:
-    """All claims side by side, from runs that are finished; it trains none."""
-
-    def __init__(self) -> None:
-        s, names = settings(), [name for name in schema.page_names() if name.startswith("05_analysis/")]
-        pages = {name: schema.resolve_page(schema.load_page(name), s.sample, s.set_values) for name in names}
-        here = {name: params for name, params in pages.items() if schema.applies(params, open_faces().classes)}
-        self.elsewhere = [params.claim for name, params in pages.items() if name not in here]
-        self.claims = {name: Claim(params) for name, params in here.items() if params.arms}
-        for claim in self.claims.values():
-            claim.runs = {arm: [r for p in wanted if (r := finished(p))] for arm, wanted in claim.wanted.items()}
-
-    def _whole(self, claim: Claim) -> bool:
-        n = sum(run.scored or not claim.params.score_test for runs in claim.runs.values() for run in runs)
-        return n == sum(map(len, claim.wanted.values()))
-
-    @functools.cached_property
-    def table(self) -> pd.DataFrame:
-        """claim, page, effect, low, high, n, rule, verdict: claims.csv, and a row for those not yet run."""
-        rows: list[dict[str, Any]] = []
-        for name, claim in self.claims.items():
-            row = {"claim": claim.params.claim, "page": name, "n": 0, "verdict": "not yet run"}
-            rows.append(row | (dataclasses.asdict(claim.judged) if self._whole(claim) else {}))
-        return pd.DataFrame(rows, columns=list(artifacts.CLAIM_COLUMNS))
-
-    def _counts(self) -> str:
-        counts = self.table["verdict"].value_counts()
-        return ", ".join(f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items())
-
-    def question(self) -> Markdown:
-        """What this page is."""
-        return Markdown(f"**Question:** of the {len(self.claims)} claims of this study, which does the data support?")
-
-    def arms(self) -> Table:
-        """Every claim with its metric, arms and seeds."""
-        rows = [(c.params.claim, claims.words(c.metric), ", ".join(c.wanted), len(c.params.seeds)) for c in self._all]
-        return Table.of(rows, ["claim", "metric", "arms", "seeds"])
-
-    @property
-    def _all(self) -> list[Claim]:
-        return list(self.claims.values())
-
-    def rule(self) -> Table:
-        """The rules, as they were written down before the runs."""
-        rows = [(c.params.claim, "; and ".join(c.conditions_in_words())) for c in self._all]
-        return Table.of(rows, ["claim", "supported if"])
-
-    def train(self) -> Markdown:
-        """Nothing is trained here: which claims have all their runs."""
-        missing = self.table.loc[self.table["verdict"] == "not yet run", "page"]
-        text = (
-            f"This page trains nothing: {len(self._all) - len(missing)} of {len(self._all)} claims have all their runs."
-        )
-        text += f" Not yet run: {', '.join(missing)}." if len(missing) else ""
-        if self.elsewhere:
-            text += f" About FER2013 itself, so that they do not apply here: {'; '.join(self.elsewhere)}."
-        return Markdown(text)
-
-    def curves(self) -> None:
-        """Every claim's effect with its interval."""
-        short = self.table["page"].str.replace("05_analysis/", "").str.replace("_", " ")
-        axes = plots.claim_effects(self.table.assign(claim=short))
-        plots.show(axes, f"The effect of each claim with its interval. {plots.title(axes)}.", "claims.csv")
-
-    def values(self) -> Table:
-        """How many claims came to which verdict."""
-        return Table.of(self.table["verdict"].value_counts().items(), ["verdict", "claims"])
-
-    def conditions(self) -> Table:
-        """Effect, interval and verdict of each claim, by its first condition."""
-        rows = []
-        for (name, claim), verdict, n in zip(self.claims.items(), self.table["verdict"], self.table["n"], strict=True):
-            rows.append((claim.params.claim, name, claim.effect() if self._whole(claim) else "–", n, verdict))
-        return Table.of(rows, ["claim", "page", "effect [95 % over seeds]", "n", "verdict"])
-
-    def verdict(self) -> Markdown:
-        """What to make of the table."""
-        return Markdown(
-            f"**Of {len(self._all)} claims {self._counts()}.** An effect short of its threshold proves nothing."
-        )
-
-    def secondary(self) -> Markdown:
-        """Where the further metrics are."""
-        return Markdown("Further metrics stand on the claims' own pages.")
-
-    def finding(self) -> Markdown:
-        """The page in one sentence."""
-        return sentence(f"Of {len(self._all)} claims {self._counts()}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fer_core import beyond, evaluation, notebook, plots
+from fer_core import analysis, beyond, evaluation, exploration, notebook, plots
 
 
 def public(module: ModuleType) -> list[tuple[str, Any]]:
@@ -26,7 +26,7 @@ def public(module: ModuleType) -> list[tuple[str, Any]]:
 
 NAMES = [
     pytest.param(member, id=f"{module.__name__}.{name}")
-    for module in (notebook, plots, evaluation, beyond)
+    for module in (notebook, plots, evaluation, exploration, analysis, beyond)
     for name, member in public(module)
 ]
 

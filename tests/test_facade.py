@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fer_core import artifacts, beyond, claims, evaluation, notebook, plots, schema
+from fer_core import analysis, artifacts, beyond, claims, evaluation, exploration, notebook, plots, schema
 from fer_core.artifacts import Settings
 from fer_core.data import Faces
 from fer_core.schema import FerError, ParameterError, Params
@@ -52,13 +52,15 @@ def _small_data(monkeypatch: pytest.MonkeyPatch, place: Settings, faces: Faces) 
     """The facade on the small data set in memory, as real data: no sample ceilings."""
     real = dataclasses.replace(place, data=place.out, name="small")
     monkeypatch.setattr(notebook, "settings", lambda: real)
-    monkeypatch.setattr(beyond, "settings", lambda: real)
+    for module in (analysis, beyond):
+        monkeypatch.setattr(module, "settings", lambda: real)
     monkeypatch.setattr(notebook, "open_faces", lambda: faces)
 
 
 def with_settings(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     changed = dataclasses.replace(notebook.settings(), **changes)
-    monkeypatch.setattr(notebook, "settings", lambda: changed)
+    for module in (notebook, analysis):
+        monkeypatch.setattr(module, "settings", lambda: changed)
 
 
 # -- parameters
@@ -197,16 +199,16 @@ def test_selection_optimism_is_best_minus_last(shown: Shown) -> None:
 
 def test_augmented_shows_both_readings_of_180_degrees(faces: Faces) -> None:
     image = faces.images[0]
-    mirrored = notebook.augmented(image, 2, mirror_probability=1.0)
-    turned = notebook.augmented(image, 2, half_turn_probability=1.0)
+    mirrored = exploration.augmented(image, 2, mirror_probability=1.0)
+    turned = exploration.augmented(image, 2, half_turn_probability=1.0)
     assert np.array_equal(mirrored[0], image[:, ::-1]) and np.array_equal(turned[1], image[::-1, ::-1])
 
 
 def test_absent_class_has_a_black_mean_face(faces: Faces) -> None:
     rows = np.flatnonzero(faces.labels != 1)
-    means = notebook.mean_faces(faces, rows)
+    means = exploration.mean_faces(faces, rows)
     assert means.shape == (3, 16, 16) and not means[1].any() and means[0].any()
-    assert notebook.class_counts(faces, {"some": rows}).loc["class1", "some"] == 0
+    assert exploration.class_counts(faces, {"some": rows}).loc["class1", "some"] == 0
 
 
 # -- claims
@@ -225,14 +227,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_claim_states_its_rule_before_any_run(quick: None, place: Settings) -> None:
-    page = notebook.analysis(CLAIM)
+    page = analysis.page(CLAIM)
     assert "It helps" in page.question().data and "by more than 0.05" in page.rule().data
     assert list(page.arms().index) == ["plain", "dropped"]
     assert not (place.store / "runs").exists()
 
 
 def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
-    page = notebook.analysis(CLAIM)
+    page = analysis.page(CLAIM)
     page.train()
     expected = claims.evaluate(page.runs, "gap", RULE, False)
     assert page.verdict().data.startswith(f"**Verdict: {expected.verdict}.**")
@@ -242,28 +244,28 @@ def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
 
 def test_claim_on_drawn_data_has_no_verdict(shown: Shown, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with_settings(monkeypatch, data=None)
-    page = notebook.analysis(dataclasses.replace(CLAIM, seeds=(0,)))
+    page = analysis.page(dataclasses.replace(CLAIM, seeds=(0,)))
     page.train()
     assert "not evaluated on sample data" in page.verdict().data
 
 
 def test_a_claim_with_a_faulty_rule_is_refused_before_any_run() -> None:
     with pytest.raises(ParameterError, match="dropt"):
-        notebook.analysis(dataclasses.replace(CLAIM, rule=[{**RULE[0], "arm": "dropt"}]))
+        analysis.page(dataclasses.replace(CLAIM, rule=[{**RULE[0], "arm": "dropt"}]))
 
 
 def test_only_a_ranking_of_whole_default_pages_shows_the_test_beside_it() -> None:
     depth = schema.resolve_page(schema.load_page("05_analysis/depth"), False)
     rates = schema.resolve_page(schema.load_page("05_analysis/learning_rate"), False)
-    assert notebook.Claim(depth).shows_test
-    assert not notebook.Claim(rates).shows_test
-    assert not notebook.Claim(CLAIM).shows_test
+    assert analysis.Claim(depth).shows_test
+    assert not analysis.Claim(rates).shows_test
+    assert not analysis.Claim(CLAIM).shows_test
 
 
 def test_summary_on_other_classes_leaves_out_the_claims_about_fer2013(faces: Faces) -> None:
     left_out = {"05_analysis/class_weights", "05_analysis/leaked_copies", "05_analysis/torn_copies"}
     assert faces.classes != schema.EMOTIONS
-    assert not left_out & set(notebook.analysis(Params()).table["page"])
+    assert not left_out & set(analysis.page(Params()).table["page"])
 
 
 def test_summary_names_every_claim_and_trains_none(
@@ -271,7 +273,7 @@ def test_summary_names_every_claim_and_trains_none(
 ) -> None:
     emotional = dataclasses.replace(faces, classes=schema.EMOTIONS)
     monkeypatch.setattr(notebook, "open_faces", lambda: emotional)
-    page = notebook.analysis(Params())
+    page = analysis.page(Params())
     pages = [name for name in schema.page_names() if name.startswith("05_analysis/") and "summary" not in name]
     assert list(page.table["page"]) == pages
     assert set(page.table["verdict"]) == {"not yet run"}
@@ -391,7 +393,7 @@ def test_a_change_that_rounds_to_none_has_no_minus() -> None:
 
 def test_a_mean_with_a_mark_shows_what_is_mirrored() -> None:
     faces = make_faces()
-    face = notebook.marked_mean(faces, np.arange(faces.n))
+    face = exploration.marked_mean(faces, np.arange(faces.n))
     assert face.shape == faces.images.shape[1:] and face.dtype == np.uint8 and (face == 255).any()
     assert not np.array_equal(face, face[:, ::-1]) and not np.array_equal(face, face[::-1, ::-1])
 

@@ -8,7 +8,7 @@ import re
 import nbformat
 import pytest
 
-from fer_core import claims, notebook, report, schema
+from fer_core import analysis, claims, report, schema
 
 NOTEBOOKS = sorted(path.stem for path in (schema.ROOT / "notebooks").glob("*.ipynb"))
 PAGES = schema.page_names()
@@ -219,9 +219,9 @@ def test_the_sample_lowers_epochs_and_seeds_of_every_page():
 def test_a_claims_page_compares_the_very_runs_that_the_build_trains(page):
     loaded = schema.load_page(page)
     params = schema.resolve_page(loaded, True)
-    assert notebook.Claim(params).wanted == schema.page_runs(loaded, params, True)
+    assert analysis.Claim(params).wanted == schema.page_runs(loaded, params, True)
     assert params.split_by_seed == any(
-        "its own split" in text for text in notebook.Claim(params).arms()["what differs"]
+        "its own split" in text for text in analysis.Claim(params).arms()["what differs"]
     )
 
 
