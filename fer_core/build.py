@@ -895,7 +895,8 @@ def build(
         write_tables(plan, {})
         print(f"{settings.name}: all {len(plan.chosen)} pages are current: {settings.reports / 'index.html'}")
         return 0
-    print(f"{len(plan.stale)} pages to make, {len(plan.missing_runs())} runs to train, JOBS={jobs}.", file=sys.stderr)
+    pages, runs = counted(len(plan.stale), "page"), counted(len(plan.missing_runs()), "run")
+    print(f"{pages} to make, {runs} to train, JOBS={jobs}.", file=sys.stderr)
     engine = connect(settings) if connect and plan.missing_runs() else None
     work = Build(plan, jobs, engine=engine)
     work.run()
@@ -909,5 +910,5 @@ def build(
     if work.cut:
         print(f"{len(work.cut)} runs were cut by their time limit; the next call goes on: {', '.join(work.cut)}")
         return STOPPED_STATUS
-    print(f"{settings.name}: {len(plan.stale)} pages made: {settings.reports / 'index.html'}")
+    print(f"{settings.name}: {pages} made: {settings.reports / 'index.html'}")
     return 0
