@@ -11,8 +11,8 @@ from IPython.display import Markdown
 
 from fer_core import evaluation, leaderboard, notebook, plots, schema
 from fer_core.artifacts import Run, settings
-from fer_core.notebook import Table, interval, percent
-from fer_core.schema import Params
+from fer_core.notebook import Table, interval
+from fer_core.schema import Params, percent
 
 
 class Ablation:

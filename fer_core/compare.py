@@ -23,8 +23,8 @@ from matplotlib.axes import Axes
 from fer_core import artifacts, claims, data, evaluation, leaderboard, plots, report, schema
 from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces
-from fer_core.notebook import Table, interval, percent, stand_in
-from fer_core.schema import Params, listed
+from fer_core.notebook import Table, interval, stand_in
+from fer_core.schema import Params, listed, percent
 
 SHOWN = 16  # images that only one of two has right
 SPLITS = {"validation": "validation", "test_official": "test, official", "test_leak_free": "test, leak-free"}

@@ -11,8 +11,8 @@ from IPython.display import Markdown
 
 from fer_core import data, schema
 from fer_core.data import Faces
-from fer_core.notebook import Table, percent, sentence
-from fer_core.schema import Params
+from fer_core.notebook import Table, sentence
+from fer_core.schema import Params, percent
 
 AUDIT = {
     "images": "images",

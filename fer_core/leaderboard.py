@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fer_core import artifacts, schema
-from fer_core.schema import Params, counted, listed
+from fer_core.schema import Params, counted, listed, percent
 
 CLAIMS_NOTEBOOK, FINAL_NOTEBOOK, BEYOND = "05_analysis", "06_final", "07_beyond/default"
 NETWORKS = ("01_basic_cnn/default", "02_batch_norm/default", "03_dropout/default", "04_complex_cnn/default")
@@ -67,11 +67,6 @@ def value(row: Row, name: str) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """0.6123 as "61.2 %", its space unbreakable."""
-    return "–" if share is None else f"{share * 100:.{digits}f}\u00a0%".replace("-", "−")
 
 
 def _interval(row: Row, part: str) -> str:

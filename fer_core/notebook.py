@@ -23,7 +23,7 @@ from IPython.display import Markdown, display
 from fer_core import artifacts, claims, data, devices, evaluation, plots, schema
 from fer_core.artifacts import Run, find_run, run_key, settings
 from fer_core.data import Faces
-from fer_core.schema import FerError, Params
+from fer_core.schema import FerError, Params, percent
 
 
 class Table(pd.DataFrame):
@@ -53,21 +53,6 @@ class Table(pd.DataFrame):
         shown = self.reset_index() if named else self
         with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
             return shown.to_html(border=0, na_rep="–", index=not named)
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """0.6123 as "61.2 %"; a dash where there is no value.
-
-    Parameters
-    ----------
-    share : a fraction
-    digits : behind the point
-
-    Returns
-    -------
-    str, its space unbreakable
-    """
-    return "–" if share is None or not np.isfinite(share) else f"{share * 100:.{digits}f}\u00a0%"
 
 
 def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> str:

@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fer_core.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, arm_interval, unit, words
 from fer_core.evaluation import calibration_error
-from fer_core.schema import EMOTIONS, listed
+from fer_core.schema import EMOTIONS, listed, percent
 
 OKABE_ITO = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#0072B2", "#56B4E9", "#4D4D4D")
 INK, GREY = "#1f1f1f", "#6e6e6e"
@@ -271,7 +271,7 @@ def accuracy_curves(
     finding = "No epoch was trained to its end"
     if len(row):
         epoch, train, validation = row[["epoch", "train_accuracy", "validation_accuracy"]].to_numpy(dtype=float)[0]
-        finding = f"Validation accuracy is {_percent(validation)} at epoch {epoch:.0f}, training "
+        finding = f"Validation accuracy is {percent(validation)} at epoch {epoch:.0f}, training "
         finding += f"{_measured(abs(train - validation), 'points')} {'above' if train >= validation else 'below'} it"
     _title(figure, finding)
     ends = _curves(ax, history, others, lines)
@@ -331,10 +331,10 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
     true, answer = divmod(int(mistakes.argmax()), k)
     finding = "No image was given a wrong label"
     if mistakes.max() > 0:
-        share = _percent(float(mistakes.max()), 0)
+        share = percent(float(mistakes.max()), 0)
         finding = f"{_capital(classes[true])} is most often taken for {classes[answer]} ({share} of {n[true]:,})"
         alike = [
-            f"{classes[i]} for {classes[j]}" for i, j in np.ndindex(k, k) if _percent(float(mistakes[i, j]), 0) == share
+            f"{classes[i]} for {classes[j]}" for i, j in np.ndindex(k, k) if percent(float(mistakes[i, j]), 0) == share
         ]
         if len(alike) > 1:
             finding = f"Most often mistaken ({share}): {_listed(alike)}"
@@ -366,7 +366,7 @@ def _cells(shares: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
     k = len(matrix)
     if k >= TOO_MANY_CLASSES:
         return None
-    cells = [f"{_percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
+    cells = [f"{percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
     if k >= MANY_CLASSES:
         cells = [f"{count}" if count else "" for count in matrix.flat]
     return np.reshape(cells, (k, k))
@@ -410,8 +410,8 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     """
     table = pd.DataFrame(metrics["classes"]).T[["n", "precision", "recall", "f1"]].astype(float)
     recall = table["recall"].dropna()
-    worst = _alike(recall, min, lambda share: _percent(share, 0))
-    lowest = _percent(float(recall.min()), 0)
+    worst = _alike(recall, min, lambda share: percent(share, 0))
+    lowest = percent(float(recall.min()), 0)
     counted = f", n = {table['n'][worst[0]]:,.0f}" if len(worst) == 1 else ""
     finding = f"{_capital(_listed(worst))} recall is lowest ({lowest}{counted})"
     if len(worst) == len(recall):
@@ -420,7 +420,7 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
         finding = f"{len(worst)} of {len(recall)} classes have no recall at all: {_listed(worst, 5)}"
     names = short_names([str(name) for name in table.index])
     labels = [f"{name} ({n:,.0f})" for name, n in zip(names, table["n"], strict=True)]
-    axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, percent=True)
+    axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, shares=True)
     _plotted(_figure(axes), "class_bars", table.rename_axis("class").reset_index())
     return axes
 
@@ -445,7 +445,7 @@ def class_recalls(table: pd.DataFrame) -> np.ndarray:
         finding = f"Recall changes most for {_listed(names)}: {changes} points with {table.columns[-1]}"
         if not change.any():
             finding = f"{_capital(str(table.columns[-1]))} changes no class's recall"
-    axes = _bars(table, finding, short_names([str(name) for name in table.index]), percent=True)
+    axes = _bars(table, finding, short_names([str(name) for name in table.index]), shares=True)
     _plotted(_figure(axes), "class_recalls", table.rename_axis("class").reset_index())
     return axes
 
@@ -472,9 +472,9 @@ def reliability(
     if error is not None:
         lead = float(np.average(filled["confidence"] - filled["accuracy"], weights=filled["n"])) * 100
         finding = f"{'Over' if lead > 0 else 'Under'}confident by {abs(lead):.1f} points on average "
-        finding += f"(ECE {_percent(error)}"
+        finding += f"(ECE {percent(error)}"
         if scaled is not None and temperature is not None:
-            finding += f"; {_percent(calibration_error(scaled))} at temperature {temperature:.2f}"
+            finding += f"; {percent(calibration_error(scaled))} at temperature {temperature:.2f}"
         finding += ")"
     _title(figure, finding)
     axes[0].plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
@@ -528,14 +528,14 @@ def test_intervals(metrics: Mapping[str, Any]) -> Axes:
     ]
     if "test_official" in scored and "test_leak_free" in scored:
         official, leak_free = scored["test_official"]["accuracy"], scored["test_leak_free"]["accuracy"]
-        finding = f"Test accuracy is {_percent(official)} official, {_percent(leak_free)} leak-free: "
+        finding = f"Test accuracy is {percent(official)} official, {percent(leak_free)} leak-free: "
         # Of the figures as printed: a reader who subtracts them finds this one.
         points = round(round(official * 100, 1) - round(leak_free * 100, 1), 1)
         made = f"{'add' if points > 0 else 'cost'} {abs(points):.1f}\u00a0points" if points else "make no difference"
         finding += f"test images with copies {made}"
     else:
         finding = ", ".join(
-            f"{_capital(names[split])} accuracy is {_percent(m['accuracy'])}" for split, m in scored.items()
+            f"{_capital(names[split])} accuracy is {percent(m['accuracy'])}" for split, m in scored.items()
         )
     table = pd.DataFrame(rows, columns=["name", "value", "low", "high"])
     return accuracies(table, finding, "accuracy (95 % interval over images)")
@@ -563,7 +563,7 @@ def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> A
         # Among values far apart an interval is hardly wider than a dot: its ends are capped, and the dot is small.
         ax.plot([low, high], [y, y], "-|", color=colour, linewidth=2, markersize=10, markeredgewidth=1.6)
         ax.plot(value, y, "o", color=colour, markerfacecolor=fill, markersize=4.5)
-        text = _percent(value) + (f"  [{low * 100:.1f}, {high * 100:.1f}]" if np.isfinite(low) else "")
+        text = percent(value) + (f"  [{low * 100:.1f}, {high * 100:.1f}]" if np.isfinite(low) else "")
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
     ax.margins(x=0.06)
     _rows(ax, [str(name) for name in table["name"]], xlabel)
@@ -679,7 +679,7 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
     row = table.iloc[int(np.argmin(np.abs(table["threshold"] - 0.98)))].astype(float)
     finding = f"{row['n']:,.0f} more test images have a near copy above {row['threshold']:g}"
     if np.isfinite(row.get("agreement", np.nan)):  # NaN where there is no pair
-        finding += f"; {_percent(row['agreement'], 0)} of the pairs share their label"
+        finding += f"; {percent(row['agreement'], 0)} of the pairs share their label"
     _title(figure, finding)
     ends = []
     for column, label, colour in (("n", "as it stands", VALIDATION), ("mirrored", "mirrored", GREY)):
@@ -1056,9 +1056,9 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
     spans = (wide.max(axis=1) - wide.min(axis=1)).dropna()
     finding = "No recall can be compared"
     if len(spans):
-        name, *others = _alike(spans, max, lambda share: _percent(share, 0))
+        name, *others = _alike(spans, max, lambda share: percent(share, 0))
         (low, worst), *_, (high, best) = sorted((float(wide.loc[name, arm]), arm) for arm in arms)
-        finding = f"Recall differs most for {name}: {_percent(high, 0)} with {best}, {_percent(low, 0)} with {worst}"
+        finding = f"Recall differs most for {name}: {percent(high, 0)} with {best}, {percent(low, 0)} with {worst}"
         finding += f"; just as much for {_listed(others)}" if others else ""
     figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.22 * len(classes) * (len(arms) + 0.8)))
     _title(figure, finding)
@@ -1167,12 +1167,12 @@ def importances(shares: Mapping[str, float]) -> Axes:
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.4 * len(shares)))
     ranked = sorted(shares.items(), key=lambda item: -item[1])
-    most = _alike(shares, max, lambda share: _percent(share, 0))
+    most = _alike(shares, max, lambda share: percent(share, 0))
     word = "matters" if len(most) == 1 else "matter"
-    _title(figure, f"{_listed(most)} {word} most for reaching the best quarter ({_percent(ranked[0][1], 0)})")
+    _title(figure, f"{_listed(most)} {word} most for reaching the best quarter ({percent(ranked[0][1], 0)})")
     for y, (_, share) in enumerate(ranked):
         ax.barh(y, share, color=ARM_COLOURS[0], height=0.6)
-        ax.text(share + 0.015, y, _percent(share, 0), va="center")
+        ax.text(share + 0.015, y, percent(share, 0), va="center")
     _rows(ax, [name for name, _ in ranked], "share of the importance")
     ax.set_xlim(0, 1.1)
     ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
@@ -1288,11 +1288,6 @@ def _title(figure: Figure, finding: str) -> None:
         figure.suptitle("\n".join(wrap(width)), x=0.012, ha="left")
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
-    # The space does not break, so that no title ends a line between number and unit.
-    return "–" if share is None or not np.isfinite(share) else f"{_minus(f'{share * 100:.{digits}f}')}\u00a0%"
-
-
 def _percent_tick(share: float, _: int | None = None) -> str:
     return f"{_points_tick(share)}\u00a0%"
 
@@ -1320,7 +1315,7 @@ def _value(value: float | None, metric: str) -> str:
 def _measured(value: float | None, kind: str) -> str:
     """A number with its unit: "%", "points" (of percent) or "nats"."""
     if value is None or not np.isfinite(value) or kind == "%":
-        return _percent(value)
+        return percent(value)
     return f"{value:.3f}" if kind == "nats" else f"{_minus(f'{value * 100:.1f}')}\u00a0points"
 
 
@@ -1469,7 +1464,7 @@ def _rows(ax: Axes, names: Sequence[str], xlabel: str) -> None:
     ax.grid(axis="x")
 
 
-def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], percent: bool = False) -> np.ndarray:
+def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], shares: bool = False) -> np.ndarray:
     """Small multiples: a panel a column, a bar a class in its colour with its value beside it."""
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
     _title(figure, finding)
@@ -1478,10 +1473,10 @@ def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], percent: boo
     for ax, column in zip(axes[0], table.columns, strict=True):
         values = table[column].to_numpy(dtype=float)
         lengths = np.nan_to_num(values)
-        top = 1.0 if percent else max(float(lengths.max()), 1.0)
+        top = 1.0 if shares else max(float(lengths.max()), 1.0)
         ax.barh(range(len(values)), lengths, color=colours, height=0.72, edgecolor=INK, linewidth=0.6)
         for y, (value, length) in enumerate(zip(values, lengths, strict=True)):
-            text = _percent(value, 0) if percent or not np.isfinite(value) else f"{value:,.0f}"
+            text = percent(value, 0) if shares or not np.isfinite(value) else f"{value:,.0f}"
             ax.text(length + top * 0.04, y, text, va="center", fontsize=9.5)
         ax.set(title=str(column), xlim=(0, top * 1.4), xticks=[], yticks=range(len(values)), yticklabels=labels)
         ax.spines["bottom"].set_visible(False)

@@ -36,7 +36,7 @@ from fer_core import (
 from fer_core.artifacts import Run, Settings, csv_bytes, read_json, write_bytes, write_json
 from fer_core.data import Faces
 from fer_core.pictures import Box, Picture
-from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError, counted
+from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError, counted, percent
 
 PUBLISHED = ROOT / "reports" / "published" / "fer2013" / "model"
 
@@ -418,12 +418,8 @@ def _provenance(model: Model, detect: bool) -> dict[str, str]:
 def _environment(autoescape: bool) -> Any:
     environment = report.environment(autoescape)
     environment.filters["count"] = counted
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     return environment
-
-
-def _percent(share: float | None, digits: int = 0) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def render(model: Model, seen: Sequence[Seen], left_out: int, detect: bool, table: bool) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 from fer_core import artifacts, glossary, kernels, leaderboard
 from fer_core.artifacts import Run, Settings
-from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, open_notebook, read_notebook
+from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, open_notebook, percent, read_notebook
 
 COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure is made by
 TEMPLATES = Path(__file__).parent / "template"
@@ -856,7 +856,7 @@ def environment(autoescape: bool = True) -> Any:
     made = jinja2.Environment(loader=loader, autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
     made.filters["number"] = _number
     made.filters["breakable"] = breakable
-    made.filters["percent"] = leaderboard.percent
+    made.filters["percent"] = percent
     return made
 
 

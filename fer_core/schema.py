@@ -176,6 +176,13 @@ def counted(n: int, thing: str) -> str:
     return f"{n:,} {thing}" + "s" * (n != 1)
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.6123 as "61.2 %", its space unbreakable; a dash where there is no value."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    return f"{share * 100:.{digits}f}\u00a0%".replace("-", "\u2212")
+
+
 def _kind_fault(name: str, value: Any, spec: Spec) -> str | None:
     words = {
         bool: "true or false",

@@ -149,7 +149,7 @@ def test_finding_states_number_n_split_interval_and_seeds(shown: Shown) -> None:
     runs = notebook.train_seeds(SMALL)
     accuracy = runs[0].metrics["validation"]["accuracy"]
     text = notebook.finding(SMALL, runs).data
-    assert notebook.percent(accuracy) in text
+    assert schema.percent(accuracy) in text
     assert re.search(rf"\[.+\] of the {runs[0].metrics['validation']['n']} validation images; seed 1 on ", text)
     three = notebook.finding(SMALL, [*runs, runs[0]]).data
     assert "; its mean over 3 seeds is" in three and three.endswith("(95 % intervals: over images, and over seeds).")
