@@ -6,6 +6,7 @@ Nothing is extrapolated from one type of device to another: what has no run says
 from __future__ import annotations
 
 import heapq
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,11 +47,13 @@ class Clock:
 
     @cached_property
     def _epochs(self) -> dict[tuple[str, Kind], float]:
-        """Seconds an epoch over all training images, the mean over runs of a device and kind."""
+        """Seconds an epoch over all training images, by device and kind: the median, since runs are slowed by what ran
+        beside them.
+        """
         found: dict[tuple[str, Kind], list[float]] = {}
         for run in self.runs.values():
             found.setdefault((run.device, run.kind), []).append(run.seconds / run.epochs / run.share)
-        return {kind: sum(costs) / len(costs) for kind, costs in found.items()}
+        return {kind: statistics.median(costs) for kind, costs in found.items()}
 
     @cached_property
     def _measured(self) -> dict[tuple[str, str], float]:
