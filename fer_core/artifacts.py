@@ -9,14 +9,14 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_core.schema import PACKAGE, RESERVED_NAMES, ROOT, ParameterError, Params, parse_set, run_values
+from fer_core.schema import PACKAGE, RESERVED_NAMES, ROOT, FerError, ParameterError, Params, parse_set, run_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +57,7 @@ CLAIM_COLUMNS = ("claim", "page", "effect", "low", "high", "n", "rule", "verdict
 FINISHED = ("done", "diverged")
 PRIVATE = ("host", "wandb_id")  # entries of run.json that name the machine and its tracking: not for others
 RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "model.safetensors", "run.json")
+DERIVED_FILES = ("attention.json", "ensemble.json", "ablation.json")  # by `Run.derived`
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -278,12 +279,43 @@ class Run:
         """image_id, split, label, p_<class> …; the test's rows are there only once it has been scored.
 
         A ledger keeps probabilities in half precision: what is below 6e-8 there has become 0.
+
+        Raises
+        ------
+        FerError : a ledger's run, published without them.
         """
         import pandas as pd
 
-        found = pd.read_parquet(self.folder / "predictions.parquet")
+        file = self.folder / "predictions.parquet"
+        if not file.exists():
+            raise FerError(f"Run {self.key} is here without its predictions: train it here.")
+        found = pd.read_parquet(file)
         halves = [name for name in found.columns if found[name].dtype == "float16"]
         return found.astype(dict.fromkeys(halves, "float32"))
+
+    def derived(self, name: str, of: Any, make: Callable[[], Any]) -> Any:
+        """What pages work out from weights, or from the answers of further runs, as JSON: kept beside the run.
+
+        A ledger holds this and neither of the two, so that a page is made anew from it.
+
+        Parameters
+        ----------
+        name : of the file, without its ending
+        of : what it follows from, JSON; where that has changed it is made anew, if the weights are here
+        make : gives the value
+
+        Raises
+        ------
+        FerError : neither the value nor the weights are here.
+        """
+        path, mark = self.folder / f"{name}.json", digest([of, self.state, self.metrics.get("epochs")])
+        kept, whole = read_json(path), (self.folder / "model.safetensors").exists()
+        if kept is None and not whole:
+            raise FerError(f"Run {self.key} is here without its weights and without {path.name}: train it here.")
+        if kept is None or (whole and kept["of"] != mark):
+            write_json(path, {"of": mark, "value": make()})
+            kept = read_json(path)
+        return kept["value"]
 
     @property
     def selected_epoch(self) -> int:

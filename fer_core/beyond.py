@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,11 @@ class Ablation:
         """A row a run: name, n, value, low, high (validation accuracy, Wilson); what the ingredient adds with its
         interval over the same images (worth, worth_low, worth_high); p of McNemar's test. The whole recipe comes first.
         """
+        whole = next(iter(self.runs.values()))
+        of = [[run.key, run.state] for run in self.runs.values()]
+        return pd.DataFrame(whole.derived("ablation", of, self._worth))
+
+    def _worth(self) -> list[dict[str, Any]]:
         found, rows = {name: notebook.answers(Params(), run) for name, run in self.runs.items()}, []
         whole = found.get(schema.WHOLE)
         for name, own in found.items():
@@ -48,7 +54,7 @@ class Ablation:
                 gained = evaluation.paired_difference(without, with_it, m["n"])
                 row |= {"worth": gained.value, "worth_low": gained.low, "worth_high": gained.high, "p": p}
             rows.append(row)
-        return pd.DataFrame(rows)
+        return rows
 
     def table(self) -> Table:
         """`worth` in words: accuracy, what the ingredient adds, and how surely."""

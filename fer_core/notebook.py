@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import functools
 import io
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -772,21 +773,6 @@ def least_certain(found: Answers, n: int = 16) -> Pictures:
     return _pictures(rows, f"No class is given more than {most} on the {len(rows)} least certain images")
 
 
-def grad_cam(found: Answers, pictures: Pictures) -> np.ndarray:
-    """Where the network looked for the answer it gave, image by image.
-
-    Parameters
-    ----------
-    found : the answers that the pictures come from
-    pictures : as from `confident_mistakes`
-
-    Returns
-    -------
-    float (n, h, w) in 0–1, for plots.images_grid(heat=…)
-    """
-    return _maps(found.run, pictures.images, np.array([found.classes.index(n) for n in pictures.table["predicted"]]))
-
-
 class Attention(NamedTuple):
     """Class means of where the network looks, right and wrong: for plots.attention."""
 
@@ -817,15 +803,21 @@ def attention(found: Answers, at_most: int = 50) -> Attention:
     ]
     chosen = np.concatenate(groups)
     images = faces.images[pd.Index(faces.ids).get_indexer(found.predictions["image_id"].iloc[chosen])]
-    maps = _maps(found.run, images, answer[chosen])
     ends = np.cumsum([len(group) for group in groups])[:-1]
 
     def mean(values: np.ndarray) -> np.ndarray:
         parts = [part.mean(0) if len(part) else np.zeros(values.shape[1:]) for part in np.split(values, ends)]
         return np.stack(parts).reshape(2, k, *values.shape[1:])
 
+    def heat() -> str:
+        levels = (mean(_maps(found.run, images, answer[chosen])) * 255).round().astype(np.uint8)
+        return base64.b64encode(zlib.compress(levels.tobytes(), 9)).decode()
+
+    of = [artifacts.code_fingerprint("explain.py"), found.split, at_most]
+    levels = np.frombuffer(zlib.decompress(base64.b64decode(found.run.derived("attention", of, heat))), np.uint8)
     counts = np.array([len(group) for group in groups]).reshape(2, k)
-    return Attention(mean(images.astype(np.float32)), mean(maps), counts, found.classes)
+    warmth = levels.reshape(2, k, *images.shape[1:3]) / 255
+    return Attention(mean(images.astype(np.float32)), warmth, counts, found.classes)
 
 
 def _maps(run: Run, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -889,6 +881,17 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
     -------
     Table : images, n, mean of the networks, all together
     """
+    of = [[run.key, run.state] for run in runs], may_show_test(params, runs[0])
+    scored = runs[0].derived("ensemble", of, lambda: _together(params, runs))
+    rows = [
+        (name.replace("_", " "), f"{m['n']:,}", over_seeds(runs, f"{name}_accuracy"), with_interval(m))
+        for name, m in scored
+    ]
+    return Table.of(rows, ["images", "n", f"mean of {len(runs)} networks [over seeds]", "all together [over images]"])
+
+
+def _together(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
+    """(part, metrics) of the probabilities averaged over runs, on the images that the page reports."""
     found, faces = [answers(params, run) for run in runs], open_faces()
     together, labels = np.mean([a.probabilities for a in found], axis=0), found[0].labels
     parts = {"validation": np.ones(len(labels), bool)}
@@ -896,11 +899,7 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
         split = data.make_split(faces)  # leak-free is the same set for every split
         free = np.isin(found[0].predictions["image_id"], faces.ids[split.test[split.leak_free]])
         parts = {"test_official": np.ones(len(labels), bool), "test_leak_free": free}
-    rows = []
-    for name, part in parts.items():
-        m = evaluation.metrics(together[part], labels[part], faces.classes)
-        rows.append((name.replace("_", " "), f"{m['n']:,}", over_seeds(runs, f"{name}_accuracy"), with_interval(m)))
-    return Table.of(rows, ["images", "n", f"mean of {len(runs)} networks [over seeds]", "all together [over images]"])
+    return [(name, evaluation.metrics(together[part], labels[part], faces.classes)) for name, part in parts.items()]
 
 
 def selection_optimism(runs: Sequence[Run]) -> Table:

@@ -695,9 +695,7 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
 
 
 @_styled
-def images_grid(
-    images: np.ndarray, titles: Sequence[str], columns: int = 8, finding: str = "", heat: np.ndarray | None = None
-) -> np.ndarray:
+def images_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8, finding: str = "") -> np.ndarray:
     """Single faces, marked as such, with a title each: Axes (n,).
 
     Parameters
@@ -706,17 +704,12 @@ def images_grid(
     titles : n strings; with eight columns ten letters a line are shown, longer ones are shortened
     columns : faces a row
     finding : the title
-    heat : float (n, h, w) in 0–1, laid over the images (Grad-CAM)
 
     Returns
     -------
     Axes (n,)
     """
     axes = _grid(images, titles, columns, finding)
-    for ax, warmth in zip(axes, () if heat is None else heat, strict=bool(len(images)) and heat is not None):
-        ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
-    if heat is not None:
-        _warm_line(_figure(axes))
     _figure(axes).set_gid("faces")
     return axes
 
@@ -765,20 +758,17 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
             ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
         else:
             ax.text(0.5, 0.5, "too few", transform=ax.transAxes, ha="center", va="center", color=GREY)
-    _warm_line(_figure(axes), f"\neach picture: mean of at most {int(counts.max(initial=0)):,} images")
+    told = "Yellow: most decisive for the answer, violet: less, grey: hardly"
+    told += f"\neach picture: mean of at most {int(counts.max(initial=0)):,} images"
+    figure = _figure(axes)
+    figure.set_figheight(figure.get_figheight() + 0.4)
+    figure.supxlabel(told, x=0.012, ha="left", fontsize=9.5)
     for row, word in enumerate(("right", "wrong")):
         for ax in axes[row, :: _across(len(classes))]:
             ax.set_ylabel(word)
     table = pd.DataFrame({"answer": list(classes), "right": counts[0], "wrong": counts[1]})
     _plotted(_figure(axes), "attention", table.assign(likeness=[likeness.get(name, np.nan) for name in classes]))
     return axes
-
-
-def _warm_line(figure: Figure, more: str = "") -> None:
-    """Under the images: what the colours laid over them mean."""
-    figure.set_figheight(figure.get_figheight() + 0.2 * (1 + more.count("\n")))
-    text = f"Yellow: most decisive for the answer, violet: less, grey: hardly{more}"
-    figure.supxlabel(text, x=0.012, ha="left", fontsize=9.5)
 
 
 def _across(k: int) -> int:

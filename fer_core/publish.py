@@ -1,8 +1,8 @@
 """What others may read and go on from: `make publish` writes reports/published/, `make import` takes finished runs in.
 
 The ledger under reports/published/<dataset>/runs/ holds every finished run by its identity (parameters and data): small
-files always, predictions and weights in half precision for the first seeds of training pages. Pages are rendered anew
-from their executed notebooks, without single faces and without any picture that does not say it is harmless.
+files always, predictions in half precision for the first seeds of training pages. Pages are rendered anew from their
+executed notebooks, without single faces and without any picture that does not say it is harmless.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from fer_core.schema import ROOT, FerError
 
 PAGE_BYTES = 300_000
 ALL_BYTES = 15_000_000
-LEDGER_FILES = ("history.csv", "metrics.json", "network.csv")
+PAGE_FILES = ("history.csv", "metrics.json", "network.csv")
+LEDGER_FILES = (*PAGE_FILES, *artifacts.DERIVED_FILES)
 
 
 def _git(*words: str) -> str:
@@ -47,21 +48,6 @@ def _refuse(settings: Settings) -> None:
 # -------------------------------------------------------------------------------------------------------------- ledger
 
 
-def _weights_in_half(run: Run) -> bytes:
-    """The run's weights as float16, whole numbers as they are; loading puts them back into float32."""
-    import torch
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save
-
-    path = run.folder / "model.safetensors"
-    with safe_open(path, "pt") as stored:
-        header = stored.metadata()
-    weights = {
-        name: part.to(torch.float16) if part.is_floating_point() else part for name, part in load_file(path).items()
-    }
-    return save(weights, header)
-
-
 def _predictions_in_half(run: Run) -> bytes:
     frame = run.predictions
     frame = frame.astype({name: "float16" for name in frame.columns if name.startswith("p_")})
@@ -71,7 +57,9 @@ def _predictions_in_half(run: Run) -> bytes:
 
 
 def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
-    """Put a finished run on the ledger; `whole` with predictions and weights. run.json comes last and makes it count.
+    """Put a finished run on the ledger; `whole` with predictions. run.json comes last and makes it count.
+
+    Weights stay behind: what pages need of them is among the derived files.
 
     run.json gains `sha256`: of the run's files as they were trained, which `make reproduce` compares with.
     """
@@ -82,9 +70,9 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
         for name in LEDGER_FILES:
             if (run.folder / name).exists():
                 write_bytes(folder / name, (run.folder / name).read_bytes())
-        if whole and (run.folder / "model.safetensors").exists():
+        if whole and (run.folder / "predictions.parquet").exists():
             write_bytes(folder / "predictions.parquet", _predictions_in_half(run))
-            write_bytes(folder / "model.safetensors", _weights_in_half(run))
+        (folder / "model.safetensors").unlink(missing_ok=True)  # of a ledger that still held them
     elif run.folder != folder:
         for file in run.folder.iterdir():
             write_bytes(folder / file.name, file.read_bytes())
@@ -121,7 +109,7 @@ def _published_page(
     runs = [run.found for run in build.drawn_on(plan, page.name) if run.found is not None]
     figures = report.figure_files(notebook)
     own = page.own.found if page.own else None
-    files = {name: (folder / name).read_bytes() for name in LEDGER_FILES if own and (folder / name).exists()}
+    files = {name: (folder / name).read_bytes() for name in PAGE_FILES if own and (folder / name).exists()}
     files |= figures
     made, elsewhere = read_json(folder / "page.json")["made"], bool(page.inputs.get("own"))
     context = report.page_context(
@@ -250,7 +238,7 @@ def export_ledger(plan: build.Plan, shelf: Path) -> int:
 def _publish_model(plan: build.Plan, names: list[str], folder: Path) -> None:
     """The network for `make predict`: the final model, or before there is one the page that validates best.
 
-    A run that came from a ledger itself has lost half of its weights' digits: what stands in the folder stays.
+    A run that came from a ledger itself has no weights: what stands in the folder stays.
     """
     from fer_core import predict
 
@@ -359,7 +347,8 @@ def _fault(folder: Path, record: Any, data_hash: str) -> str:
 
 def _take(folder: Path, target: Path) -> bool:
     """Copy a run's files, run.json last; True unless a run with at least as many files is here already."""
-    names = [name for name in (*artifacts.RUN_FILES, "network.csv") if (folder / name).exists()]
+    every = (*artifacts.RUN_FILES, "network.csv", *artifacts.DERIVED_FILES)
+    names = [name for name in every if (folder / name).exists()]
     if (target / "run.json").exists() and sum((target / name).exists() for name in names) == len(names):
         return False
     for name in sorted(names, key=lambda name: name == "run.json"):

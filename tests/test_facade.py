@@ -175,8 +175,6 @@ def test_pictures_are_the_images_that_their_rows_name(shown: Shown, faces: Faces
     doubts = notebook.least_certain(found, 4)
     for image, name in zip(doubts.images, doubts.table.index, strict=True):
         assert np.array_equal(image, faces.images[list(faces.ids).index(name)])
-    heat = notebook.grad_cam(found, doubts)
-    assert heat.shape == doubts.images.shape and 0 <= heat.min() <= heat.max() <= 1
 
 
 def test_ensemble_stands_beside_its_members(shown: Shown) -> None:

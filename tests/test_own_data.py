@@ -268,7 +268,7 @@ def test_equal_counts_are_said_to_be_equal() -> None:
 
 def test_a_network_without_mistakes_is_shown_without_any() -> None:
     nothing = np.zeros((0, 9, 9))
-    axes = plots.images_grid(nothing.astype(np.uint8), [], finding="No mistake", heat=nothing)
+    axes = plots.images_grid(nothing.astype(np.uint8), [], finding="No mistake")
     assert (len(axes), plots.title(axes)) == (1, "No mistake")
     plots.plt.close("all")
 
@@ -278,9 +278,8 @@ def test_where_nothing_went_wrong_there_is_nowhere_to_look(monkeypatch: pytest.M
 
     monkeypatch.setattr(notebook, "open_faces", lambda: faces_of(("anna", "bob"), 9, 1))
     monkeypatch.setattr(training, "load_network", lambda *_: None)  # nobody asks it
-    found = SimpleNamespace(run=SimpleNamespace(params=Params(threads=1)), classes=("anna", "bob"))
-    none = notebook.Pictures(notebook.Table({"predicted": []}), np.zeros((0, 9, 9), np.uint8), [], "No mistake")
-    assert notebook.grad_cam(found, none).shape == (0, 9, 9)  # type: ignore[arg-type]
+    run, none = SimpleNamespace(params=Params(threads=1)), np.zeros((0, 9, 9), np.uint8)
+    assert notebook._maps(run, none, np.zeros(0)).shape == (0, 9, 9)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- the builds

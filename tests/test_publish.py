@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fer_core import artifacts, leaderboard, limits, publish, report, reproduce, training
@@ -69,19 +68,33 @@ def test_published_run_counts_as_done_with_the_same_metrics(
     assert run.history.equals(trained.history)
 
 
-def test_published_predictions_and_weights_are_the_runs_in_half_precision(
+def test_published_predictions_are_the_runs_in_half_precision_and_its_weights_stay_behind(
     trained: Run, faces: Faces, shelf: Path, tmp_path: Path
 ) -> None:
     run = found_on(shelf, faces, tmp_path)
     columns = [name for name in trained.predictions.columns if name.startswith("p_")]
     assert np.allclose(run.predictions[columns], trained.predictions[columns], atol=1e-3)
     assert list(run.predictions["image_id"]) == list(trained.predictions["image_id"])
-    inputs = training.to_input(faces.images[:9], run)
-    before, after = (training.load_network(r, faces)(inputs) for r in (trained, run))
-    assert torch.allclose(before, after, atol=0.05)
-    assert (run.folder / "model.safetensors").stat().st_size < 0.6 * (
-        trained.folder / "model.safetensors"
-    ).stat().st_size
+    assert not (run.folder / "model.safetensors").exists()
+
+
+def test_what_pages_work_out_from_weights_is_published_in_their_place(
+    trained: Run, faces: Faces, tmp_path: Path
+) -> None:
+    shelf = tmp_path / "runs"
+    assert trained.derived("attention", ["code", "test"], lambda: "a map") == "a map"
+    publish.export_run(trained, identity(trained), shelf, whole=True)
+    (trained.folder / "attention.json").unlink()
+    run = found_on(shelf, faces, tmp_path)
+    assert run.derived("attention", ["other code", "test"], lambda: "never made") == "a map"
+    with pytest.raises(FerError, match=r"without its weights and without ensemble\.json: train it here"):
+        run.derived("ensemble", [], lambda: "never made")
+
+
+def test_what_is_worked_out_from_weights_is_made_anew_where_it_follows_from_something_else(trained: Run) -> None:
+    assert trained.derived("ensemble", [1], lambda: 0.1) == trained.derived("ensemble", [1], lambda: 0.2) == 0.1
+    assert trained.derived("ensemble", [2], lambda: 0.2) == 0.2
+    (trained.folder / "ensemble.json").unlink()
 
 
 def test_published_run_names_no_machine_and_keeps_the_hashes_of_what_was_trained(trained: Run, shelf: Path) -> None:
@@ -91,7 +104,7 @@ def test_published_run_names_no_machine_and_keeps_the_hashes_of_what_was_trained
     assert record["sha256"] == reproduce.hashes(trained)
 
 
-def test_further_seeds_are_published_without_predictions_and_weights(trained: Run, tmp_path: Path) -> None:
+def test_further_seeds_are_published_without_predictions(trained: Run, tmp_path: Path) -> None:
     publish.export_run(trained, identity(trained), tmp_path, whole=False)
     names = {file.name for file in (tmp_path / identity(trained)).iterdir()}
     assert names == {"history.csv", "metrics.json", "network.csv", "run.json"}
