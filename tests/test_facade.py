@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fer_core import analysis, artifacts, beyond, claims, evaluation, exploration, notebook, plots, schema
-from fer_core.artifacts import Settings
+from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces
 from fer_core.schema import FerError, ParameterError, Params
 from tests.conftest import make_faces
@@ -185,6 +185,24 @@ def test_ensemble_stands_beside_its_members(shown: Shown) -> None:
     same = notebook.ensemble(params, [runs[0], runs[0]])
     alone = notebook.with_interval(runs[0].metrics["test_official"])
     assert same.iloc[0, -1] == alone
+
+
+def as_on_a_ledger(*runs: Run) -> None:
+    for run in runs:
+        for name in ("model.safetensors", "predictions.parquet"):
+            (run.folder / name).unlink(missing_ok=True)
+
+
+def test_what_needs_weights_or_further_answers_is_shown_again_without_them(shown: Shown) -> None:
+    params = dataclasses.replace(SMALL, ablation={"weights' decay": {"weight_decay": 0.3}}, ablation_epochs=1)
+    runs, without = notebook.train_seeds(SMALL), beyond.Ablation(params)
+    together, worth = notebook.ensemble(SMALL, runs), without.worth
+    answers = notebook.answers(SMALL, runs[0])
+    looks = notebook.attention(answers)
+    as_on_a_ledger(*runs, *without.runs.values())
+    assert notebook.ensemble(SMALL, runs).equals(together)
+    assert beyond.Ablation(params).worth.equals(worth)
+    assert np.array_equal(notebook.attention(answers).heat, looks.heat)
 
 
 def test_selection_optimism_is_best_minus_last(shown: Shown) -> None:
