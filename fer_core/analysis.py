@@ -147,7 +147,9 @@ class Claim:
         return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{look_for}")
 
     def secondary(self) -> Table:
-        """Further metrics of each arm, mean and interval over seeds; all recalls where the claim is about one."""
+        """Further metrics of each arm, mean and interval over seeds, but not what no run has; all recalls where the
+        claim is about one.
+        """
         if self.metric.startswith("recall_"):
             names = notebook.open_faces().classes
             recalls = {
@@ -161,6 +163,8 @@ class Claim:
         metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", "gap", "clean_gap"]
         metrics += ["late_loss_variability", "at_chance"]
         metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
+        every = [run for runs in self.runs.values() for run in runs]
+        metrics = [name for name in metrics if any(math.isfinite(claims.metric_of(run, name)) for run in every)]
         rows = [(name, *(over_seeds(runs, metric) for metric in metrics)) for name, runs in self.runs.items()]
         table = Table.of(rows, ["arm", *map(claims.words, metrics)])
         # A phone is narrow: the longer of the two runs downwards.
