@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fer_core import artifacts, augment, networks, training
+from fer_core import artifacts, augment, devices, networks, training
 from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces, make_split
 from fer_core.schema import FerError, Params
@@ -413,3 +413,14 @@ def test_clean_accuracy_is_measured_on_images_from_every_class(monkeypatch: pyte
     assert 20 <= len(clean) <= 30
     assert torch.equal(clean.images[:, 0], torch.from_numpy(faces.images[clean.rows]))
     assert clean.labels.unique().tolist() == [0, 1, 2]
+
+
+def test_bfloat16_rounds_what_goes_in_and_out_and_adds_up_in_float32() -> None:
+    layer = torch.nn.Conv2d(512, 8, 3, padding=1, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    with devices.autocast("cpu", "bfloat16"):
+        out = layer(torch.ones(64, 512, 8, 8).contiguous(memory_format=torch.channels_last))
+    assert out.dtype == torch.bfloat16
+    assert out[0, 0, 4, 4].item() == 512 * 9  # a sum kept in bfloat16 stands still at 256
+    out.float().sum().backward()
+    assert layer.weight.grad[0, 0, 1, 1].item() == 64 * 8 * 8
