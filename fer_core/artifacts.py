@@ -57,6 +57,7 @@ CLAIM_COLUMNS = ("claim", "page", "effect", "low", "high", "n", "rule", "verdict
 FINISHED = ("done", "diverged")
 PRIVATE = ("host", "wandb_id")  # entries of run.json that name the machine and its tracking: not for others
 RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "model.safetensors", "run.json")
+TRAIN_HERE = "FER_AFRESH=1 trains it here"  # what a ledger lacks
 DERIVED_FILES = ("attention.json", "ensemble.json", "ablation.json")  # by `Run.derived`
 
 
@@ -288,7 +289,7 @@ class Run:
 
         file = self.folder / "predictions.parquet"
         if not file.exists():
-            raise FerError(f"Run {self.key} is here without its predictions: train it here.")
+            raise FerError(f"Run {self.key} is here without its predictions: {TRAIN_HERE}.")
         found = pd.read_parquet(file)
         halves = [name for name in found.columns if found[name].dtype == "float16"]
         return found.astype(dict.fromkeys(halves, "float32"))
@@ -301,20 +302,21 @@ class Run:
         Parameters
         ----------
         name : of the file, without its ending
-        of : what it follows from, JSON; where that has changed it is made anew, if the weights are here
-        make : gives the value
+        of : which images and runs it is of, JSON; of others it is never shown
+        make : gives the value, by `explain` and `evaluation`: where these have changed it is made anew, if it can be
 
         Raises
         ------
-        FerError : neither the value nor the weights are here.
+        FerError : neither this value nor the weights are here.
         """
         path, mark = self.folder / f"{name}.json", digest([of, self.state, self.metrics.get("epochs")])
-        kept, whole = read_json(path), (self.folder / "model.safetensors").exists()
-        if kept is None and not whole:
-            raise FerError(f"Run {self.key} is here without its weights and without {path.name}: train it here.")
-        if kept is None or (whole and kept["of"] != mark):
-            write_json(path, {"of": mark, "value": make()})
-            kept = read_json(path)
+        kept, code = read_json(path) or {}, code_fingerprint("explain.py", "evaluation.py")
+        if (self.folder / "model.safetensors").exists():
+            if (kept.get("of"), kept.get("code")) != (mark, code):
+                write_json(path, {"of": mark, "code": code, "value": make()})
+                kept = read_json(path)
+        elif kept.get("of") != mark:
+            raise FerError(f"Run {self.key} is here without its weights, and {path.name} is not of this: {TRAIN_HERE}.")
         return kept["value"]
 
     @property

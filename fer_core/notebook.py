@@ -813,8 +813,8 @@ def attention(found: Answers, at_most: int = 50) -> Attention:
         levels = (mean(_maps(found.run, images, answer[chosen])) * 255).round().astype(np.uint8)
         return base64.b64encode(zlib.compress(levels.tobytes(), 9)).decode()
 
-    of = [artifacts.code_fingerprint("explain.py"), found.split, at_most]
-    levels = np.frombuffer(zlib.decompress(base64.b64decode(found.run.derived("attention", of, heat))), np.uint8)
+    packed = found.run.derived("attention", [found.split, at_most], heat)
+    levels = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
     counts = np.array([len(group) for group in groups]).reshape(2, k)
     warmth = levels.reshape(2, k, *images.shape[1:3]) / 255
     return Attention(mean(images.astype(np.float32)), warmth, counts, found.classes)

@@ -72,7 +72,6 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
                 write_bytes(folder / name, (run.folder / name).read_bytes())
         if whole and (run.folder / "predictions.parquet").exists():
             write_bytes(folder / "predictions.parquet", _predictions_in_half(run))
-        (folder / "model.safetensors").unlink(missing_ok=True)  # of a ledger that still held them
     elif run.folder != folder:
         for file in run.folder.iterdir():
             write_bytes(folder / file.name, file.read_bytes())
@@ -347,8 +346,7 @@ def _fault(folder: Path, record: Any, data_hash: str) -> str:
 
 def _take(folder: Path, target: Path) -> bool:
     """Copy a run's files, run.json last; True unless a run with at least as many files is here already."""
-    every = (*artifacts.RUN_FILES, "network.csv", *artifacts.DERIVED_FILES)
-    names = [name for name in every if (folder / name).exists()]
+    names = [name for name in (*report.COPIED, *artifacts.DERIVED_FILES) if (folder / name).exists()]
     if (target / "run.json").exists() and sum((target / name).exists() for name in names) == len(names):
         return False
     for name in sorted(names, key=lambda name: name == "run.json"):
