@@ -16,7 +16,7 @@ from fer_core import artifacts, claims, data, exploration, notebook, plots, sche
 from fer_core.artifacts import Run, settings
 from fer_core.data import Faces
 from fer_core.notebook import Table, interval, over_seeds, plain, sentence
-from fer_core.schema import Params
+from fer_core.schema import Params, counted
 
 
 def page(params: Params) -> Claim | Summary:
@@ -131,8 +131,7 @@ class Claim:
         -------
         str
         """
-        found = self.judged.conditions[number]
-        return interval([found.effect, found.low, found.high], found.metric, change=found.against is not None)
+        return claims.told_effect(self.judged.conditions[number])
 
     def conditions(self) -> Table:
         """Each condition of the rule: effect, interval over seeds, verdict."""
@@ -147,8 +146,8 @@ class Claim:
         return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{look_for}")
 
     def secondary(self) -> Table:
-        """Further metrics of each arm, mean and interval over seeds, but not what no run has; all recalls where the
-        claim is about one.
+        """Further metrics of each arm, mean and interval over seeds, and of what the rule compares the differences, but
+        not what no run has; all recalls where the claim is about one.
         """
         if self.metric.startswith("recall_"):
             names = notebook.open_faces().classes
@@ -163,21 +162,34 @@ class Claim:
         metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", "gap", "clean_gap"]
         metrics += ["late_loss_variability", "at_chance"]
         metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
+        metrics += ["test_copies_accuracy"] * (self.metric == "leak_flattery")
         every = [run for runs in self.runs.values() for run in runs]
         metrics = [name for name in metrics if any(math.isfinite(claims.metric_of(run, name)) for run in every)]
         rows = [(name, *(over_seeds(runs, metric) for metric in metrics)) for name, runs in self.runs.items()]
         table = Table.of(rows, ["arm", *map(claims.words, metrics)])
-        # A phone is narrow: the longer of the two runs downwards.
-        return Table(table.T.rename_axis(index="mean over seeds", columns=None)) if len(rows) < len(metrics) else table
+        if len(rows) < len(metrics):  # a phone is narrow: the longer of the two runs downwards
+            table = Table(table.T.rename_axis(index="mean over seeds", columns=None))
+        if len(pairs := self._pairs()) == 0:
+            return table
+        display(table)
+        rows = [(claims.words(name), *(self._difference(*pair, name) for pair in pairs)) for name in metrics]
+        return Table.of(rows, ["difference", *(f"“{arm}” − “{against}”" for arm, against in pairs)])
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        """The arms that the rule compares, each pair once."""
+        return list(dict.fromkeys((c.arm, c.against) for c in self.judged.conditions if c.against))
+
+    def _difference(self, arm: str, against: str, metric: str) -> str:
+        """Of two arms, in words; a dash where no run has the metric."""
+        found, _ = claims.difference(self.runs[arm], self.runs[against], metric)
+        return interval(found, metric, change=True)
 
     def finding(self) -> Markdown:
         """The page in one sentence."""
-        first = self.judged.conditions[0]
-        against = f" against “{first.against}”" if first.against else ""
-        text = f"{self.params.claim}: {self.judged.verdict}; {claims.words(first.metric)} of “{first.arm}”{against} "
-        effect = self.effect()
-        seeds = f"n = {first.n} seed{'s' * (first.n != 1)}"
-        return sentence(f"{text}{'has ' if effect == 'no value' else 'is '}{effect}, {seeds}")
+        first, effect = self.judged.conditions[0], self.effect()
+        text = f"{self.params.claim}: {self.judged.verdict}; {claims.about(first)} "
+        text += f"{'has' if effect == 'no value' else 'is'} {effect}, n = {counted(first.n, 'seed')}"
+        return sentence(". ".join(filter(None, [text, claims.decided_by(self.judged)])))
 
 
 def _lowered(value: Any, stated: Any) -> str:
@@ -210,7 +222,8 @@ class Summary:
             claim.runs = {arm: [r for r in map(notebook.finished, wanted) if r] for arm, wanted in claim.wanted.items()}
 
     def _whole(self, claim: Claim) -> bool:
-        n = sum(run.scored or not claim.params.score_test for runs in claim.runs.values() for run in runs)
+        scored = claim.params.score_test and notebook.open_faces().has_test_labels
+        n = sum(run.scored or not scored for runs in claim.runs.values() for run in runs)
         return n == sum(map(len, claim.wanted.values()))
 
     @functools.cached_property
@@ -258,7 +271,10 @@ class Summary:
     def curves(self) -> None:
         """Every claim's effect with its interval."""
         short = self.table["page"].str.replace("05_analysis/", "").str.replace("_", " ")
-        axes = plots.claim_effects(self.table.assign(claim=short))
+        first = [c.judged.conditions[0] if self._whole(c) else None for c in self.claims.values()]
+        told = [claims.told_effect(outcome) if outcome else "no value" for outcome in first]
+        thresholds = [outcome.threshold if outcome else math.nan for outcome in first]
+        axes = plots.claim_effects(self.table.assign(claim=short, told=told, threshold=thresholds))
         plots.show(axes, f"The effect of each claim with its interval. {plots.title(axes)}.", "claims.csv")
 
     def values(self) -> Table:
@@ -269,8 +285,10 @@ class Summary:
         """Effect, interval and verdict of each claim, by its first condition."""
         rows = []
         for (name, claim), verdict, n in zip(self.claims.items(), self.table["verdict"], self.table["n"], strict=True):
-            rows.append((claim.params.claim, name, claim.effect() if self._whole(claim) else "–", n, verdict))
-        return Table.of(rows, ["claim", "page", "effect [95 % over seeds]", "n", "verdict"])
+            told = [claim.effect(), claims.decided_by(claim.judged) or "–"] if self._whole(claim) else ["–", "–"]
+            rows.append((claim.params.claim, name, told[0], n, verdict, told[1]))
+        columns = ["claim", "page", "effect [95 % over seeds]", "n", "verdict", "by another condition"]
+        return Table.of(rows, columns)
 
     def verdict(self) -> Markdown:
         """What to make of the table."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from fer_core import evaluation, leaderboard, notebook, plots, schema
+from fer_core import data, evaluation, leaderboard, notebook, plots, schema
 from fer_core.artifacts import Run, settings
 from fer_core.notebook import Table, interval
 from fer_core.schema import Params, percent
@@ -38,6 +38,8 @@ class Ablation:
         """A row a run: name, n, value, low, high (validation accuracy, Wilson); what the ingredient adds with its
         interval over the same images (worth, worth_low, worth_high); p of McNemar's test. The whole recipe comes first.
         """
+        if not self.runs:
+            return pd.DataFrame()
         whole = next(iter(self.runs.values()))
         of = [[run.key, run.state] for run in self.runs.values()]
         return pd.DataFrame(whole.derived("ablation", of, self._worth))
@@ -72,10 +74,11 @@ class Ablation:
         if known.empty:
             return "This page switches no ingredient off"
         best = known.sort_values("worth", kind="stable").iloc[-1]
+        more, less = (known["worth_low"] > 0).sum(), (known["worth_high"] < 0).sum()
         text = f"After {len(next(iter(self.runs.values())).history)} epochs {best['name'].removeprefix('without ')} "
-        text += f"adds most ({best['worth'] * 100:+.1f} points); {(known['worth_low'] > 0).sum()} of {len(known)} "
-        text += f"ingredients add more than chance on these images, {(known['worth_high'] < 0).sum()} cost more"
-        return text.replace("-", "\u2212")
+        text += f"adds most ({interval([best['worth'], None, None], change=True)}); {more} of {len(known)} "
+        text += f"ingredients add more than chance on these images, {less} cost more"
+        return text
 
 
 # -- the field
@@ -101,7 +104,9 @@ def the_field(params: Params, run: Run) -> pd.DataFrame:
     found = notebook.answers(params, run)
     m = found.metrics
     chosen = f"by {plots.KEPT_BY[params.select]} epoch, before the test was seen" if found.split == "test" else "–"
-    of = "drawn faces" if settings().sample else "FER2013"
+    of = (
+        "drawn faces" if settings().sample else "FER2013" if data.is_fer2013(notebook.open_faces()) else settings().name
+    )
     name = f"this page, seed {run.params.seed}, {found.split} images"
     rows.append((name, m["accuracy"], m["accuracy_low"], m["accuracy_high"], of, chosen, True))
     columns = ["name", "value", "low", "high", "trained_on", "chosen", "ours"]

@@ -130,11 +130,11 @@ class Plan:
         self._check_set(loaded.values())
         self.data_hash = data.data_hash(settings.data, settings.store)
         classes: tuple[str, ...] = schema.EMOTIONS
-        self.fer2013, self._images = False, 2_700
+        self.fer2013, self.tested, self._images = False, True, 2_700
         if not settings.sample:
             faces = data.open_faces(settings.data, settings.store)
             data.make_split(faces)  # what cannot be split is told before anything starts
-            classes, self.fer2013 = faces.classes, data.is_fer2013(faces)
+            classes, self.fer2013, self.tested = faces.classes, data.is_fer2013(faces), faces.has_test_labels
             self._images = int((faces.usage != data.PRIVATE).sum())
         self.own = {} if self.fer2013 or settings.sample else {"own": True}  # an input of every page
         resolved = {name: schema.resolve_page(loaded[name], settings.sample, settings.set_values) for name in every}
@@ -176,6 +176,7 @@ class Plan:
                 if run.found is not None and run.found.foreign
             ),
             "notebook": _notebook_source(page.notebook),
+            "stated": digest(page.text),  # shown as it was written
             "rendering": self.rendering,
             "neighbours": [before, after],
         } | self.own
@@ -205,11 +206,11 @@ class Plan:
     def _reasons(self, plan: PagePlan) -> list[str]:
         folder = self.settings.reports / plan.name
         stood = read_json(folder / "page.json")
-        html = folder.with_suffix(".html")
+        html = report.page_file(folder)
         missing = [run for run in plan.runs if run.found is None]
         trained = f"{len(missing)} of {len(plan.runs)} runs to train" if missing else ""
         if stood is None or not html.exists():
-            why = "it failed before" if folder.with_suffix(".failed.html").exists() else "never made"
+            why = "it failed before" if report.page_file(folder, ".failed.html").exists() else "never made"
             return [reason for reason in (why, trained) if reason]
         reasons = differences(stood["inputs"], plan.inputs)
         if not reasons and trained:
@@ -297,6 +298,8 @@ def differences(stood: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if stood.get("notebook") != now["notebook"]:
         reasons.append("its notebook changed")
+    if not reasons and stood.get("stated") != now.get("stated"):
+        reasons.append("its YAML was reworded")
     if not reasons and stood.get("runs") != now["runs"]:
         reasons.append("the code that trains, the device, precision or threads changed")
     if not reasons and stood.get("neighbours") != now["neighbours"]:
@@ -705,7 +708,9 @@ def _result(page: PagePlan, wanted: WantedRun, run: Run) -> dict[str, Any]:
 
 
 def claim_rows(plan: Plan) -> list[dict[str, Any]]:
-    """A row a claim whose runs are all finished: claims.csv's, and `told`, the effect in words as its page has it."""
+    """A row a claim whose runs are all finished: claims.csv's, and in its page's words the effect, `told`, and by what
+    else the verdict came, `decided`.
+    """
     from fer_core import claims
 
     rows = []
@@ -713,10 +718,12 @@ def claim_rows(plan: Plan) -> list[dict[str, Any]]:
         arms = {arm: [run.found for run in runs if run.found is not None] for arm, runs in page.arms.items()}
         if not page.params.arms or any(len(arms[arm]) < len(page.arms[arm]) for arm in arms):
             continue
+        if page.params.score_test and plan.tested and not all(run.scored for runs in arms.values() for run in runs):
+            continue
         verdict = claims.evaluate(arms, page.params.metric, page.params.rule, plan.settings.sample)
         row = {name: getattr(verdict, name) for name in ("effect", "low", "high", "n", "rule", "verdict")}
-        told = claims.told_effect(verdict.conditions[0])
-        rows.append({"claim": page.params.claim, "page": page.name, "told": told, **row})
+        words = {"told": claims.told_effect(verdict.conditions[0]), "decided": claims.decided_by(verdict)}
+        rows.append({"claim": page.params.claim, "page": page.name, **words, **row})
     return rows
 
 
@@ -770,18 +777,25 @@ def compared_sides(plan: Plan, names: Iterable[str]) -> list[Any]:
     ]
 
 
-def compare_study(plan: Plan) -> None:
-    """The comparisons that the study makes, of pages whose first runs are there."""
-    final = leaderboard.final_page(results(plan))
-    for names in report.COMPARED:
-        wanted = [name or final for name in names]
-        if comparable(plan, wanted):
-            compare(plan, [str(name) for name in wanted])
+def compare_study(plan: Plan) -> dict[str, list[str]]:
+    """Bring up to date the comparisons that the study makes and those that somebody asked for.
+
+    Returns
+    -------
+    The pages of each that stands, by its name; one is left out where a page is gone or its first run is not there.
+    """
+    final, records = leaderboard.final_page(results(plan)), plan.settings.reports.glob("compare/*/page.json")
+    wanted = [[name or final or "" for name in names] for names in report.COMPARED]
+    wanted += [read_json(record)["pages"] for record in sorted(records)]
+    standing = {report.comparison_name(names): names for names in wanted if comparable(plan, names)}
+    for names in standing.values():
+        compare(plan, names)
+    return standing
 
 
-def comparable(plan: Plan, names: Iterable[str | None]) -> bool:
+def comparable(plan: Plan, names: Iterable[str]) -> bool:
     """Whether all are pages whose first run is finished."""
-    pages = [plan.pages.get(name or "") for name in names]
+    pages = [plan.pages.get(name) for name in names]
     return all(page and page.own and page.own.found for page in pages)
 
 
@@ -797,7 +811,7 @@ def compare_pages(settings: Settings, names: Sequence[str]) -> int:
 
 def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     """results.csv, claims.csv and index.html from what stands in OUT now; skipped where none of it has changed."""
-    compare_study(plan)
+    standing = compare_study(plan)
     entries = [entry(page, plan.settings, failures) for page in plan.pages.values()]
     entries += [
         {"name": name, "title": params.claim, "finding": f"Does not apply, since it {NOT_HERE}.", "state": "elsewhere"}
@@ -806,7 +820,7 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     ]
     entries.sort(key=lambda entry: schema.page_names().index(entry["name"]))
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
-    compared = report.comparisons(plan.settings)
+    compared = report.comparisons(plan.settings.reports, standing)
     swept = report.sweeps(plan.settings.reports)
     state = digest([entries, compared, swept, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])
     index = plan.settings.reports / "index.html"
@@ -847,7 +861,7 @@ def entry(page: PagePlan, settings: Settings, failures: Mapping[str, str]) -> di
     """What the index says of a page."""
     folder = settings.reports / page.name
     made = read_json(folder / "page.json") or {}
-    failed = folder.with_suffix(".failed.html").exists()
+    failed = report.page_file(folder, ".failed.html").exists()
     state = "failed" if failed else "done" if not page.reasons else "stale" if made else "missing"
     ending = ".failed.html" if failed else ".html"
     return {
@@ -893,7 +907,8 @@ def build(
     plan = Plan(settings, names)
     if not plan.stale:
         write_tables(plan, {})
-        print(f"{settings.name}: all {len(plan.chosen)} pages are current: {settings.reports / 'index.html'}")
+        whole = "the page is" if len(plan.chosen) == 1 else f"all {len(plan.chosen)} pages are"
+        print(f"{settings.name}: {whole} current: {settings.reports / 'index.html'}")
         return 0
     pages, runs = counted(len(plan.stale), "page"), counted(len(plan.missing_runs()), "run")
     print(f"{pages} to make, {runs} to train, JOBS={jobs}.", file=sys.stderr)

@@ -33,6 +33,7 @@ WORDS = {
     "test_official_accuracy": "official test accuracy",
     "test_leak_free_accuracy": "leak-free test accuracy",
     "leak_flattery": "official minus leak-free test accuracy",
+    "test_copies_accuracy": "accuracy on test images with a copy",
 }
 NUMBERED = {
     "validation_accuracy_at_": "validation accuracy at epoch {}",
@@ -112,7 +113,7 @@ def unit(metric: str) -> str:
     return "points" if metric in ("gap", "clean_gap", "leak_flattery") or metric.startswith("improvement_") else "%"
 
 
-def told(found: Sequence[float | None], metric: str, change: bool = False) -> str:
+def told(found: Sequence[float | None], metric: str, change: bool = False, threshold: float | None = None) -> str:
     """(value, low, high, …) as "61.2 % [59.6, 62.8]"; differences of shares in points, losses in nats.
 
     Parameters
@@ -120,12 +121,17 @@ def told(found: Sequence[float | None], metric: str, change: bool = False) -> st
     found : value, low, high, as of `evaluation` or of an outcome; low and high may be None
     metric : names the unit: a share, points or nats
     change : whether it is a difference, with its sign
+    threshold : given, an end that is not the same stands with so many digits that it does not look the same
     """
     value, low, high = found[:3]
     if value is None or not math.isfinite(value):
         return "no value"
     counted_in = unit(metric)
     digits, scale = (3, 1) if counted_in == "nats" else (1, 100)
+    if threshold is not None:
+        off = [end - threshold for end in (low, high) if end is not None and not math.isclose(end, threshold)]
+        while digits < 6 and any(round(distance * scale, digits) == 0 for distance in off):
+            digits += 1
     words = " points" if change and counted_in == "%" else "\u00a0%" if counted_in == "%" else f" {counted_in}"
 
     def number(end: float, sign: str = "") -> str:
@@ -140,7 +146,23 @@ def told(found: Sequence[float | None], metric: str, change: bool = False) -> st
 
 def told_effect(outcome: Outcome) -> str:
     """A condition's effect with its interval over seeds: a difference where it is against another arm."""
-    return told((outcome.effect, outcome.low, outcome.high), outcome.metric, change=outcome.against is not None)
+    found = outcome.effect, outcome.low, outcome.high
+    return told(found, outcome.metric, outcome.against is not None, outcome.threshold)
+
+
+def decided_by(verdict: Verdict) -> str:
+    """The conditions that the verdict came by, where the first, whose effect is the claim's, is not among them."""
+    words_of = {INCONCLUSIVE: "Not settled", NOT_SUPPORTED: "What does not hold"}
+    if verdict.verdict not in words_of or verdict.conditions[0].verdict == verdict.verdict:
+        return ""
+    others = [outcome for outcome in verdict.conditions if outcome.verdict == verdict.verdict]
+    return f"{words_of[verdict.verdict]}: {'; '.join(f'{about(o)} {told_effect(o)}' for o in others)}"
+
+
+def about(outcome: Outcome) -> str:
+    """What a condition's effect is of."""
+    against = f" against “{outcome.against}”" if outcome.against else ""
+    return f"{words(outcome.metric)} of “{outcome.arm}”{against}"
 
 
 def metric_of(run: Run, metric: str) -> float:
@@ -150,6 +172,8 @@ def metric_of(run: Run, metric: str) -> float:
         return float(run.state == "diverged")
     if metric == "gap":
         return _number(run.metrics.get("gap"))
+    if metric == "test_copies_accuracy":
+        return _outside(_split(run, "test_official"), _split(run, "test_leak_free"))
     if metric.startswith("test_"):
         return _number(_split(run, metric.removesuffix("_accuracy")).get("accuracy"))
     if metric == "leak_flattery":
@@ -167,6 +191,13 @@ def metric_of(run: Run, metric: str) -> float:
             )
         return _number(classes.get(name, {}).get("recall"))
     return _from_history(run, metric)
+
+
+def _outside(whole: Mapping[str, Any], part: Mapping[str, Any]) -> float:
+    """Accuracy on the images of the one split that are not among the other's."""
+    n = (whole.get("n") or 0) - (part.get("n") or 0)
+    right = [_number(split.get("accuracy")) * (split.get("n") or 0) for split in (whole, part)]
+    return (right[0] - right[1]) / n if n > 0 else math.nan
 
 
 def _from_history(run: Run, metric: str) -> float:
@@ -291,23 +322,30 @@ def evaluate(arms: Arms, metric: str, rule: Sequence[Mapping[str, Any]], sample:
 def _outcome(arms: Arms, metric: str, condition: Mapping[str, Any], sample: bool) -> Outcome:
     metric, against = condition.get("metric") or metric, condition.get("against")
     arm, direction, threshold = condition["arm"], condition["direction"], float(condition["threshold"])
-    by_seed = [sorted(arms[name], key=lambda run: run.params.seed) for name in (arm, against) if name]
-    values, others = ([metric_of(run, metric) for run in runs] for runs in [*by_seed, []][:2])
-    seeds = [[run.params.seed for run in runs] for runs in by_seed]
-    paired = len(seeds) == 2 and seeds[0] == seeds[1] and len(set(seeds[0])) == len(seeds[0])
-    if not against:
-        interval = arm_interval(values, metric)
-    elif metric == "at_chance":
-        interval = newcombe(round(sum(values)), len(values), round(sum(others)), len(others))
-    elif paired:
-        interval = mean_interval(value - other for value, other in zip(values, others, strict=True))
+    values, others = ([metric_of(run, metric) for run in arms[name]] if name else [] for name in (arm, against))
+    if against:
+        interval, paired = difference(arms[arm], arms[against], metric)
     else:
-        interval = welch_interval(values, others)
+        interval, paired = arm_interval(values, metric), True
     excluded = sum(math.isnan(value) for value in [*values, *others])
     verdict = ON_SAMPLE if sample else _judge(interval, direction, threshold)
-    sentence = describe(condition, metric, paired or not against)
+    sentence = describe(condition, metric, paired)
     effect, low, high, n = interval
     return Outcome(sentence, verdict, metric, arm, against, direction, threshold, effect, low, high, n, excluded)
+
+
+def difference(runs: Sequence[Run], others: Sequence[Run], metric: str) -> tuple[Interval, bool]:
+    """Runs − others with its 95 % interval, and whether it is paired: where both have the same seeds, else Welch's
+    interval; Newcombe's for `at_chance`.
+    """
+    by_seed = [{run.params.seed: metric_of(run, metric) for run in side} for side in (runs, others)]
+    paired = by_seed[0].keys() == by_seed[1].keys() and len(by_seed[0]) == len(runs) == len(others)
+    if metric == "at_chance":
+        counts = [(round(sum(metric_of(run, metric) for run in side)), len(side)) for side in (runs, others)]
+        return newcombe(*counts[0], *counts[1]), paired
+    if paired:
+        return mean_interval(by_seed[0][seed] - by_seed[1][seed] for seed in sorted(by_seed[0])), True
+    return welch_interval(*([metric_of(run, metric) for run in side] for side in (runs, others))), False
 
 
 def _judge(interval: Interval, direction: str, threshold: float) -> str:

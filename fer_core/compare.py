@@ -179,9 +179,12 @@ def finding(pairs: Sequence[Pair], sample: bool) -> str:
             continue
         shares = [percent(float(found.right(place).mean())) for place in (1, 0)]
         change = f"{interval(found.difference, change=True)} over images, McNemar's exact p {_p(found.mcnemar[2])}"
+        over = _difference(found.a, found.b)
         told.append(
             f"Of the same {found.n:,} validation images {found.b.short} has {shares[0]} right, {found.a.short} "
-            f"{shares[1]}: a difference of {change}"
+            f"{shares[1]}, each with its first seed: a difference of {change}"
+            + f"; over {over.n} seeds it is {interval(over, change=True)}"
+            * (over.n > 2)
         )
     drawn = " (on drawn sample data, which says nothing about FER2013)" if sample else ""
     return ". ".join(told) + f"{drawn}."
@@ -201,14 +204,13 @@ def _compared(made: Document, sides: Sequence[Side]) -> None:
         known = f"{size:,}" if size else "–"
         rows.append((side.name, side.params.network, known, seeds, "; ".join(states) or "all done"))
     made.table(Table.of(rows, ["page", "network", "parameters", "seeds", "runs"]))
-    names = [n for n, spec in schema.SPECS.items() if spec.group in schema.RUN_GROUPS and n != "seed"]
-    values = {name: [getattr(side.params, name) for side in sides] for name in names}
+    values = {name: [leaderboard.shown(side.params, name) for side in sides] for name in leaderboard.RUN_PARAMETERS}
     differing = [name for name, found in values.items() if len(set(found)) > 1]
     if not differing:
         made.words("No parameter of training differs.")
         return
     made.words("Only these parameters differ:")
-    table = [(name, *map(leaderboard.shown, values[name]), schema.SPECS[name].about) for name in differing]
+    table = [(name, *values[name], schema.SPECS[name].about) for name in differing]
     made.table(Table.of(table, ["parameter", *(side.short for side in sides), "what it is"]))
 
 
@@ -229,20 +231,14 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
         "## Over seeds\n\nHow far each figure moves with other seeds on the same images. The difference is taken seed"
         " by seed over the seeds that both pages ran; in brackets its 95 % interval, from three such seeds on."
     )
-    metric = "validation_accuracy"
-    values = {side.name: {run.params.seed: claims.metric_of(run, metric) for run in side.runs} for side in sides}
-    base = values[sides[0].name]
     rows = []
     for side in sides:
-        own = values[side.name]
-        common = sorted(own.keys() & base.keys())
-        if common:
-            change = evaluation.mean_interval(own[seed] - base[seed] for seed in common)
-        else:
-            change = evaluation.welch_interval(own.values(), base.values())
-        mean = _over(evaluation.mean_interval(own.values()))
-        gap = _over(evaluation.mean_interval(claims.metric_of(run, "gap") for run in side.runs), "gap")
-        rows.append((side.name, len(own), mean, gap, "–" if side is sides[0] else _over(change, change=True)))
+        mean, gap = (
+            _over(evaluation.mean_interval(claims.metric_of(run, name) for run in side.runs), name)
+            for name in ("validation_accuracy", "gap")
+        )
+        change = "–" if side is sides[0] else _over(_difference(sides[0], side), change=True)
+        rows.append((side.name, len(side.runs), mean, gap, change))
     columns = [
         "page",
         "seeds",
@@ -251,6 +247,20 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
         f"difference to {sides[0].short}",
     ]
     made.table(Table.of(rows, columns))
+    views = {side.short: side.params.test_views for side in sides if side.params.test_views > 1}
+    for name, n in views.items():
+        made.words(f"Accuracies of {name} average {n} views of an image; its curve and gap are of one view.")
+
+
+def _difference(a: Side, b: Side) -> evaluation.Interval:
+    """Validation accuracy of b minus that of a over the seeds that both ran; over all of each where none is common."""
+    own, base = (
+        {run.params.seed: claims.metric_of(run, "validation_accuracy") for run in side.runs} for side in (b, a)
+    )
+    common = sorted(own.keys() & base.keys())
+    if common:
+        return evaluation.mean_interval(own[seed] - base[seed] for seed in common)
+    return evaluation.welch_interval(own.values(), base.values())
 
 
 def _over(found: evaluation.Interval, metric: str = "", change: bool = False) -> str:

@@ -105,6 +105,10 @@ class Faces:
     def channels(self) -> int:
         return 3 if self.images.ndim == 4 else 1
 
+    @property
+    def has_test_labels(self) -> bool:
+        return bool((self.labels[self.usage == PRIVATE] != UNLABELLED).any())
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -981,12 +985,12 @@ def near_copies(faces: Faces, thresholds: Sequence[float] = NEAR_THRESHOLDS) -> 
         _best(_mean_free(images), vectors) for images in (small[test], small[test][:, :, ::-1])
     )
     agree = faces.labels[test] == faces.labels[pool[nearest_image]]
-    above = [likeness > threshold for threshold in thresholds]
+    above, labelled = [likeness > threshold for threshold in thresholds], faces.labels[test] != UNLABELLED
     order = np.argsort(-likeness, kind="stable")[: int((likeness > min(thresholds)).sum())]
     return {
         "threshold": list(thresholds),
         "further": [int(mask.sum()) for mask in above],
-        "labels_agree": [float(agree[mask].mean()) if mask.any() else None for mask in above],
+        "labels_agree": [float(agree[m & labelled].mean()) if (m & labelled).any() else None for m in above],
         "mirrored": [int((mirrored > threshold).sum()) for threshold in thresholds],
         "test": test[order].tolist(),
         "neighbour": pool[nearest_image[order]].tolist(),

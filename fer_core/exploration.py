@@ -150,7 +150,11 @@ def torn_table(faces: Faces) -> Table:
         if kind == "official" and not (faces.usage == data.PUBLIC).any():
             rows.append((kind, "–", "–", "–", "no PublicTest images here"))
             continue
-        split = data.make_split(faces, kind)
+        try:
+            split = data.make_split(faces, kind)
+        except schema.ParameterError as fault:  # own data may be too small for one
+            rows.append((kind, "–", "–", "–", str(fault)))
+            continue
         torn, n = data.torn_copies(faces, split), len(split.validation)
         rows.append((kind, f"{len(split.train):,}", f"{n:,}", f"{torn:,}", percent(torn / n)))
     return Table.of(rows, ["split", "training", "validation", "of which have a copy in training", "share"])
@@ -169,8 +173,8 @@ def finding(faces: Faces, audit: Mapping[str, int]) -> Markdown:
     Markdown
     """
     n = int((faces.usage == data.PRIVATE).sum())
-    return sentence(
-        f"{audit['private_copies']:,} of the {n:,} test images are exact copies of images in Training or PublicTest "
-        f"({audit['private_copies_of_training']:,} of Training images), so every test accuracy stands here twice: "
-        f"official (n = {n:,}) and leak-free (n = {audit['leak_free']:,})"
-    )
+    text = f"{audit['private_copies']:,} of the {n:,} test images are exact copies of images in Training or PublicTest"
+    if audit["private_copies"] and faces.has_test_labels:
+        text += f" ({audit['private_copies_of_training']:,} of Training images), so every test accuracy stands here "
+        text += f"twice: official (n = {n:,}) and leak-free (n = {audit['leak_free']:,})"
+    return sentence(text)

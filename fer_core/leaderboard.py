@@ -21,6 +21,8 @@ NETWORKS = ("01_basic_cnn/default", "02_batch_norm/default", "03_dropout/default
 # The original's test accuracies (STUDY, sections 2 and 4), on the images of PrivateTest.
 ORIGINAL = {"04_complex_cnn/default": 0.61, "06_final/rare_transforms": 0.627473}
 ORIGINAL_IMAGES = 3589
+RUN_PARAMETERS = [n for n, spec in schema.SPECS.items() if spec.group in schema.RUN_GROUPS and n != "seed"]
+SETTLED = "by the network"
 # What to read of a study in half an hour; the final model's page comes before the last.
 SHORT_WAY = ("00_exploration/default", "04_complex_cnn/default", "05_analysis/summary", BEYOND)
 
@@ -140,14 +142,16 @@ def abstract(
         _asked(results, lines, claims),
         _networks(lines),
         _models(results, lines, fer2013),
-        _copies(lines),
+        _copies(lines, fer2013),
         _verdicts(claims, _claims_with_a_page() if claims_planned is None else claims_planned),
     ]
     return "\n\n".join(filter(None, paragraphs))
 
 
 def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[Row]) -> str:
-    runs = {row.get("training_key", place): row for place, row in enumerate(results)}  # two pages may share one
+    every = {row.get("training_key", place): row for place, row in enumerate(results)}  # two pages may share one
+    told = {line.page for line in lines} | {row["page"] for row in claims}
+    runs = {row.get("training_key", place): row for place, row in enumerate(results) if row["page"] in told}
     sizes = sorted({size for line in lines if (size := value(line.row, "parameters"))})
     span = " to ".join(f"{size:,.0f}" for size in dict.fromkeys(sizes[:1] + sizes[-1:]))
     text = "**Asked:** which convolutional network, trained how, tells facial expressions apart? A first-hand account "
@@ -157,6 +161,8 @@ def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[R
     diverged = sum(row.get("status") == "diverged" for row in runs.values())
     if diverged:
         text += f" {counted(diverged, 'training')} diverged; they are counted as data, not left out."
+    if further := len(every) - len(runs):
+        text += f" Not counted: {counted(further, 'training')} of claims under way."
     return text
 
 
@@ -168,8 +174,8 @@ def _networks(lines: Sequence[Headline]) -> str:
     (best, first), rest = known[0], known[1:]
     others = listed([f"`{line.page}` ({percent(mean)})" for mean, line in rest])
     which = f"{len(known)} networks" if len(known) == len(NETWORKS) else f"networks {len(known)} are trained, of which"
-    text = f"**Found:** of the original's {which} `{first.page}` is "
-    return text + f"best on validation images, right on {percent(best)} of them{_seeds(first)}; then {others}."
+    text = f"**Found:** of the original's {which} `{first.page}` is right on the most validation images, "
+    return text + f"{percent(best)} of them{_seeds(first)}; then {others}."
 
 
 def _seeds(line: Headline) -> str:
@@ -179,7 +185,7 @@ def _seeds(line: Headline) -> str:
 def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) -> str:
     """The pages with a test figure to remember: what the original's figure is beside, the final model, and beyond."""
     final, by_page = final_page(results), {line.page: line for line in lines if line.scored}
-    what = {"04_complex_cnn/default": "", final or "": "the final model, chosen by validation, ", BEYOND: ""}
+    what = {"04_complex_cnn/default": "", final or "": _chosen(lines), BEYOND: ""}
     told = []
     for page in (name for name in what if name in by_page):
         row, own = by_page[page].row, ORIGINAL.get(page) if fer2013 else None
@@ -190,7 +196,7 @@ def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) ->
     if not told:
         return ""
     text = "On the test set (all official images, then the leak-free ones, each with its 95 % interval over images) "
-    text += f"these are right: {'; '.join(told)}."
+    text += f"these first seeds are right: {'; '.join(told)}."
     if fer2013 and final and not ORIGINAL.get(final):
         text += f" The figure that the original kept in the end was {_plain(ORIGINAL['06_final/rare_transforms'])}."
     if fer2013 and BEYOND in by_page:
@@ -201,20 +207,31 @@ def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) ->
     return text
 
 
+def _chosen(lines: Sequence[Headline]) -> str:
+    """What the final model was chosen from."""
+    planned = sum(name.startswith(f"{FINAL_NOTEBOOK}/") for name in schema.page_names())
+    trained = sum(line.page.startswith(f"{FINAL_NOTEBOOK}/") for line in lines)
+    if trained >= planned:
+        return f"the final model, of {planned} recipes the one that validates best, "
+    return f"the final model so far ({trained} of {planned} recipes {'is' if trained == 1 else 'are'} trained), "
+
+
 def _plain(share: float) -> str:
     return f"{share * 100:.4g}\u00a0%"
 
 
-def _copies(lines: Sequence[Headline]) -> str:
+def _copies(lines: Sequence[Headline], fer2013: bool) -> str:
     parts = ("test_official_accuracy", "test_leak_free_accuracy")
     pairs = [(value(line.row, parts[0]), value(line.row, parts[1])) for line in lines]
     gained = [official - free for official, free in pairs if official is not None and free is not None]
-    if not gained:
+    if not any(gained):
         return ""
     mean = sum(gained) / len(gained) * 100
-    text = f"Test images that have an exact copy among those before them make official accuracy {abs(mean):.1f} points "
-    text += f"{'higher' if mean >= 0 else 'lower'} than leak-free accuracy"
-    return text + (f", on average over the {len(gained)} pages that scored the test." if len(gained) > 1 else ".")
+    text = "With the test images that have an exact copy among those before them, accuracy is "
+    text += f"{abs(mean):.1f} points {'higher' if mean >= 0 else 'lower'} than without them"
+    text += f", on average over {len(gained)} pages of models" * (len(gained) > 1)
+    asked = "; how much of that is because they were seen, `05_analysis/leaked_copies` asks" * fer2013
+    return f"{text}{asked}."
 
 
 def is_claim(page: str) -> bool:
@@ -263,16 +280,18 @@ class Contender:
     states: Mapping[str, int] = field(default_factory=dict)
 
 
-def differing(contenders: Sequence[Contender]) -> tuple[list[str], dict[str, Any]]:
+def differing(contenders: Sequence[Contender]) -> tuple[list[str], dict[str, str]]:
     """The parameters of training in which the pages differ, in the schema's order, and those they all share."""
-    every = [name for name, spec in schema.SPECS.items() if spec.group in schema.RUN_GROUPS and name != "seed"]
-    values = {name: {getattr(contender.params, name) for contender in contenders} for name in every}
-    columns = [name for name in every if len(values[name]) > 1]
+    values = {name: {shown(contender.params, name) for contender in contenders} for name in RUN_PARAMETERS}
+    columns = [name for name in RUN_PARAMETERS if len(values[name]) > 1]
     return columns, {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
 
 
-def shown(parameter: Any) -> str:
+def shown(params: Params, name: str) -> str:
     """A parameter's value as a table shows it."""
+    if name in schema.settled(params.network):
+        return SETTLED
+    parameter = getattr(params, name)
     if isinstance(parameter, bool):
         return "yes" if parameter else "no"
     return "none" if parameter is None else f"{parameter:g}" if isinstance(parameter, float) else str(parameter)
@@ -283,8 +302,9 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
 
     Returns
     -------
-    dict of `columns` (parameters that differ), `shared` (one sentence of those that do not but are no default) and
-    `rows`, each {page, href, state, troubles, seeds, first, mean, curve, values}.
+    dict of `columns` (parameters that differ), `shared` (one sentence of those that do not but are no default), `views`
+    (of an image, where a page's accuracies average several) and `rows`, each {page, href, state, troubles, seeds,
+    first, mean, curve, values}.
     """
     lines, known = {line.page: line for line in headlines(results)}, {entry["name"]: entry for entry in entries}
     columns, shared = differing(contenders)
@@ -293,10 +313,11 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
     shares = [v for c in contenders for history in c.histories for v in history if v is not None]
     span = (min(shares), max(shares)) if shares else (0.0, 1.0)
     rows = [_board_row(page, lines.get(page), by_page.get(page), known.get(page, {}), columns, span) for page in pages]
-    stated = {name: v for name, v in shared.items() if v != getattr(schema.DEFAULTS, name)}
+    stated = {name: v for name, v in shared.items() if v != shown(schema.DEFAULTS, name)}
     return {
         "columns": columns,
-        "shared": ", ".join(f"{name} {shown(v)}" for name, v in stated.items()),
+        "shared": ", ".join(f"{name} {v}" for name, v in stated.items()),
+        "views": {c.page: c.params.test_views for c in contenders if c.params.test_views > 1 and c.page in lines},
         "span": span,
         "rows": sorted(rows, key=lambda row: (row["mean"] is None, -(row["mean"] or 0))),
     }
@@ -314,7 +335,7 @@ def _board_row(
     if line and not states:
         states = {"diverged": line.diverged} if line.diverged else {}
     runs = sum(states.values())
-    values = [(getattr(contender.params, name), name) for name in columns] if contender else []
+    values = [(shown(contender.params, name), name) for name in columns] if contender else []
     return {
         "page": page,
         "href": entry.get("href") if entry else f"{page}.html",
@@ -329,7 +350,7 @@ def _board_row(
         "mean": line.validation if line else None,
         "curve": sparkline(contender.histories, span) if contender else "",
         # A page whose parameters are not known keeps its cells: the table stays one that can be sorted and filtered.
-        "values": [(shown(v), v == getattr(schema.DEFAULTS, n)) for v, n in values] or [("–", True)] * len(columns),
+        "values": [(v, v in (shown(schema.DEFAULTS, n), SETTLED)) for v, n in values] or [("–", True)] * len(columns),
     }
 
 

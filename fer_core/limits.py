@@ -6,6 +6,7 @@ template/limits.md.j2; every number in them is looked up here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def facts(faces: Faces, runs: Sequence[Run], results: Sequence[Mapping[str, Any]
         "leaked": int(len(split.test) - split.leak_free.sum()),
         "low_contrast": len(data.low_contrast(faces)),
         "scored": len({row["training_key"] for row in scored}),
-        "wrong": f": every network here is wrong on at least {10 * (1 - best):.1f} of ten test images" * bool(scored),
+        "wrong": f": every network here is wrong on at least {math.floor(100 * (1 - best)) / 10} of ten test images"
+        * bool(scored),
     }
 
 

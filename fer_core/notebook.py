@@ -24,7 +24,7 @@ from IPython.display import Markdown, display
 from fer_core import artifacts, claims, data, devices, evaluation, plots, schema
 from fer_core.artifacts import Run, find_run, run_key, settings
 from fer_core.data import Faces
-from fer_core.schema import FerError, Params, percent
+from fer_core.schema import FerError, Params, listed, percent
 
 
 class Table(pd.DataFrame):
@@ -96,9 +96,10 @@ def over_seeds(runs: Iterable[Run], metric: str) -> str:
 
     Returns
     -------
-    str : `61.2 % [59.6, 62.8]`
+    str : `61.2 % [59.6, 62.8]`; of two runs the mean alone, since Student's interval over two values says nothing
     """
-    return interval(claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric), metric)
+    found = claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric)
+    return interval(found if found.n > 2 or metric == "at_chance" else (found.value, None, None), metric)
 
 
 def sentence(text: str) -> Markdown:
@@ -511,6 +512,11 @@ class Answers:
         return "test_official" if self.split == "test" else "validation"
 
     @property
+    def leak_free(self) -> dict[str, Any] | None:
+        """The metrics of those images that have no copy among the images before the test's; None on validation."""
+        return self.run.metrics["test_leak_free"] if self.split == "test" else None
+
+    @property
     def probabilities(self) -> np.ndarray:
         """float (n, k)"""
         return self.predictions[evaluation.probability_columns(self.predictions)].to_numpy(float)
@@ -632,8 +638,10 @@ def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
     """
     if not may_show_test(params, runs[0]):
         why = "there are no labelled test images" if params.score_test else "this page decides on validation"
+        why = "this run was cut before its end" if runs[0].state == "cut" else why
         return Markdown(f"The test set was not looked at: {why}.")
     splits = {"test_official": "official", "test_leak_free": "leak-free"}
+    runs = [run for run in runs if run.scored]  # one that was cut has no test metrics yet
     rows = [(f"seed {run.params.seed}", *(with_interval(run.metrics[split]) for split in splits)) for run in runs]
     if len(runs) > 1:
         rows.append((f"mean over {len(runs)} seeds", *(over_seeds(runs, f"{split}_accuracy") for split in splits)))
@@ -658,7 +666,7 @@ def gap_sentence(run: Run) -> Markdown:
         f"At epoch {run.selected_epoch} training accuracy, as trained, is {percent(run.metrics['train_accuracy'])}: "
         f"{abs(gap) * 100:.1f} points {'above' if gap >= 0 else 'below'} validation accuracy."
     )
-    more = f" Without transforms and Dropout the network is right on {percent(clean)} of the same images."
+    more = f" Without transforms and Dropout the network is right on {percent(clean)} of a sample of these images."
     views = f" Curves and gap are of one view of each image, all accuracies from here on of {run.params.test_views}."
     return Markdown(text + more * (clean is not None) + views * (run.params.test_views > 1))
 
@@ -835,13 +843,21 @@ def _maps(run: Run, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
 
 
-def finding(params: Params, runs: Sequence[Run]) -> Markdown:
+def _network(params: Params) -> str:
+    """The network and what was added to it, as in "basic_cnn with BatchNorm and Dropout (0.25)"."""
+    norm = params.batch_norm and "batch_norm" not in schema.settled(params.network)
+    parts = ["BatchNorm"] * norm + [f"Dropout ({params.dropout:g})"] * (params.dropout > 0)
+    return f"{params.network} with {listed(parts)}" if parts else params.network
+
+
+def finding(params: Params, runs: Sequence[Run], original: float | None = None) -> Markdown:
     """The page in one sentence, with its number, n, split and interval.
 
     Parameters
     ----------
     params : the page's parameters, of `parameters`
     runs : of all seeds, the one in detail first
+    original : the test accuracy that the original states for such a network
 
     Returns
     -------
@@ -849,7 +865,10 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
     """
     run, found = runs[0], answers(params, runs[0])
     m, metric = found.metrics, "validation_accuracy"
-    text = f"{run.params.network} (seed {run.params.seed}) {'never left chance level: it ' * (run.state == 'diverged')}"
+    text = f"{_network(params)} (seed {run.params.seed}) "
+    if run.state == "diverged":
+        why = run.provenance.get("reason")
+        text += f"broke off ({why}): it " if why else "never left chance level: it "
     text += f"is right on {with_interval(m)} of the {m['n']:,} "
     if found.split == "test":
         free, metric = run.metrics["test_leak_free"], "test_official_accuracy"
@@ -857,6 +876,7 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
             f"official test images and on {with_interval(free)} of the {free['n']:,} that have no copy in Training or "
         )
         text += "PublicTest"
+        runs = [run for run in runs if run.scored]
     else:
         text += "validation images"
     if len(runs) == 2:  # Student's interval over two values says nothing
@@ -864,6 +884,10 @@ def finding(params: Params, runs: Sequence[Run]) -> Markdown:
     elif len(runs) > 2:
         text += f"; its mean over {len(runs)} seeds is {over_seeds(runs, metric)} of the {m['n']:,}"
     text += f" (95 % intervals: over images{', and over seeds' * (len(runs) > 2)})"
+    if original is not None and found.split == "test" and data.is_fer2013(open_faces()):
+        low, high = m["accuracy_low"], m["accuracy_high"]
+        side = "below" if original < low else "above" if original > high else "within"
+        text += f". The original's {original * 100:.4g} % lies {side} the interval over official images"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
     return sentence(text)
@@ -881,6 +905,7 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
     -------
     Table : images, n, mean of the networks, all together
     """
+    runs = [run for run in runs if may_show_test(params, run) == may_show_test(params, runs[0])]  # one may be cut
     of = [[run.key, run.state] for run in runs], may_show_test(params, runs[0])
     scored = runs[0].derived("ensemble", of, lambda: _together(params, runs))
     rows = [

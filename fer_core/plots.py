@@ -269,7 +269,7 @@ def accuracy_curves(
         lines["train_clean_accuracy"] = ("train, clean", GREY, "--")
     row = history[history["epoch"] == selected_epoch] if selected_epoch else history.tail(1)
     finding = "No epoch was trained to its end"
-    if len(row):
+    if row["validation_accuracy"].notna().any():
         epoch, train, validation = row[["epoch", "train_accuracy", "validation_accuracy"]].to_numpy(dtype=float)[0]
         finding = f"Validation accuracy is {percent(validation)} at epoch {epoch:.0f}, training "
         finding += f"{_measured(abs(train - validation), 'points')} {'above' if train >= validation else 'below'} it"
@@ -280,30 +280,6 @@ def accuracy_curves(
     _end_labels(ax, ends)
     _selected(ax, history, selected_epoch, rule)
     _plotted(figure, "accuracy_curves", _seeds_table(history, others, list(lines)))
-    return ax
-
-
-@_styled
-def learning_rate(history: pd.DataFrame) -> Axes:
-    """The learning rate by epoch.
-
-    Parameters
-    ----------
-    history : columns epoch, learning_rate
-
-    Returns
-    -------
-    Axes
-    """
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.2))
-    rates = history["learning_rate"].dropna().astype(float)
-    finding = "No epoch was trained to its end"
-    if len(rates):
-        span = f"goes from {rates.iloc[0]:.2g} to {rates.iloc[-1]:.2g}, at most {rates.max():.2g}"
-        finding = "The learning rate " + (span if rates.nunique() > 1 else f"stays at {rates.iloc[0]:.2g}")
-    _title(figure, finding)
-    _rate(ax, history)
-    _plotted(figure, "learning_rate", history[["epoch", "learning_rate"]])
     return ax
 
 
@@ -334,7 +310,9 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
         share = percent(float(mistakes.max()), 0)
         finding = f"{_capital(classes[true])} is most often taken for {classes[answer]} ({share} of {n[true]:,})"
         alike = [
-            f"{classes[i]} for {classes[j]}" for i, j in np.ndindex(k, k) if percent(float(mistakes[i, j]), 0) == share
+            f"{classes[i]} for {classes[j]}"
+            for i, j in np.ndindex(k, k)
+            if mistakes[i, j] > 0 and percent(float(mistakes[i, j]), 0) == share
         ]
         if len(alike) > 1:
             finding = f"Most often mistaken ({share}): {_listed(alike)}"
@@ -397,12 +375,13 @@ def _letter(ax: Axes) -> None:
 
 
 @_styled
-def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
-    """Precision, recall and F1 of each class: Axes (3,). `metrics` is one split of metrics.json.
+def class_bars(metrics: Mapping[str, Any], leak_free: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Precision, recall and F1 of each class: Axes (3,), a ring where the images without a copy have it.
 
     Parameters
     ----------
     metrics : one split of metrics.json
+    leak_free : the same of those images alone
 
     Returns
     -------
@@ -413,6 +392,9 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     worst = _alike(recall, min, lambda share: percent(share, 0))
     lowest = percent(float(recall.min()), 0)
     counted = f", n = {table['n'][worst[0]]:,.0f}" if len(worst) == 1 else ""
+    free = pd.DataFrame(leak_free["classes"]).T.loc[table.index, table.columns].astype(float) if leak_free else None
+    if free is not None and len(worst) == 1:
+        counted += f"; without copies {percent(free['recall'][worst[0]], 0)}, n = {free['n'][worst[0]]:,.0f}"
     finding = f"{_capital(_listed(worst))} recall is lowest ({lowest}{counted})"
     if len(worst) == len(recall):
         finding = f"Recall is {lowest} for every class"
@@ -421,6 +403,11 @@ def class_bars(metrics: Mapping[str, Any]) -> np.ndarray:
     names = short_names([str(name) for name in table.index])
     labels = [f"{name} ({n:,.0f})" for name, n in zip(names, table["n"], strict=True)]
     axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, shares=True)
+    if free is not None:
+        for ax, column in zip(axes, ("precision", "recall", "f1"), strict=True):
+            ax.plot(free[column], range(len(free)), "o", color=INK, markerfacecolor="white", markersize=5)
+        axes[0].set_xlabel("○ without copies")
+        table = table.join(free.add_suffix("_leak_free"))
     _plotted(_figure(axes), "class_bars", table.rename_axis("class").reset_index())
     return axes
 
@@ -888,7 +875,7 @@ def arm_curves(
         last_values = {arm: value for value, arm, _ in ends}
         high, low = (_measured(extreme(last_values.values()), kind) for extreme in (max, min))
         first, last = (
-            _listed(_alike(last_values, extreme, lambda value: _measured(value, kind))) for extreme in (max, min)
+            _arms(_alike(last_values, extreme, lambda value: _measured(value, kind))) for extreme in (max, min)
         )
         finding = f"{_capital(name)} ends highest with {first} ({high}), lowest with {last} ({low})"
         if high == low:
@@ -928,7 +915,7 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
     finding = f"No run has a value of {words(metric)}"
     if known:
         high, low = (_value(extreme(known.values()), metric) for extreme in (max, min))
-        first, last = (_listed(_alike(known, extreme, lambda value: _value(value, metric))) for extreme in (max, min))
+        first, last = (_arms(_alike(known, extreme, lambda value: _value(value, metric))) for extreme in (max, min))
         finding = f"{_capital(words(metric))} is {high} with {first}"
         finding += f", {low} with {last}" if high != low else ""
     ax = _dot_rows(groups, finding, metric)
@@ -938,13 +925,13 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
 
 @_styled
 def claim_effects(table: pd.DataFrame) -> Axes:
-    """All claims: columns claim, effect, low, high, verdict (claims.csv). Each row has its own scale, around zero.
+    """All claims, each row on its own scale, around zero, with its threshold as a tick.
 
     Effects of one claim are shares of runs, of another points of accuracy: one scale would flatten most of them.
 
     Parameters
     ----------
-    table : claim, effect, low, high, verdict
+    table : claim, effect, low, high, verdict (claims.csv), threshold, and `told`, the effect in words
 
     Returns
     -------
@@ -953,26 +940,26 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.5 * len(table)))
     counts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in table["verdict"].value_counts().items()]
     _title(figure, f"Of {len(table)} claims " + ", ".join(counts))
-    numbers = table[["effect", "low", "high"]].astype(float).to_numpy()
-    for y, (verdict, (effect, low, high)) in enumerate(zip(table["verdict"].astype(str), numbers, strict=True)):
-        span = max((abs(value) for value in (effect, low, high) if np.isfinite(value)), default=0) or 1.0
+    numbers = table[["effect", "low", "high", "threshold"]].astype(float).to_numpy()
+    words = zip(table["verdict"].astype(str), table["told"], numbers, strict=True)
+    for y, (verdict, told, (effect, low, high, threshold)) in enumerate(words):
+        span = max((abs(v) for v in (effect, low, high, threshold) if np.isfinite(v)), default=0) or 1.0
         colour = VERDICT_COLOURS.get(verdict, GREY)
         fill, marker = colour if colour != GREY else "white", "o" if verdict == SUPPORTED else "D"
         ax.plot([low / span, high / span], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+        ax.plot([threshold / span] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1)
         ax.plot(effect / span, y, marker, color=colour, markerfacecolor=fill, markersize=7)
-        text = _signed(effect, 3) if np.isfinite(effect) else "no value"
-        text += f" [{_signed(low, 3)}, {_signed(high, 3)}]" if np.isfinite(low) else ""
-        ax.text(1.12, y, f"{verdict}\n{text}", va="center", color=colour, fontsize=9.5)
+        ax.text(1.12, y, f"{verdict}\n{told}", va="center", color=colour, fontsize=9.5)
     ax.axvline(0, color=GREY, linewidth=1)
     _rows(
         ax,
         ["\n".join(textwrap.wrap(str(claim), 24)) for claim in table["claim"]],
-        "← lower   0   higher →\n(each row on its own scale)",
+        "← lower   0   higher →\n(each row on its own scale; |: its threshold)",
     )
     ax.set(xlim=(-1.08, 1.08), xticks=[])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    _plotted(figure, "claims", table[["claim", "effect", "low", "high", "verdict"]])
+    _plotted(figure, "claims", table[["claim", "effect", "low", "high", "threshold", "verdict"]])
     return ax
 
 
@@ -1005,7 +992,7 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
         finding = f"{names[1]}: {classes[true]} is {word} {more} often"
         points = _signed(abs(change[true, answer]) * 100, 1)
         finding += f" ({_signed(change[true, answer] * 100, 1)} points of {n[true]:,})"
-        alike = np.array([[_signed(abs(share) * 100, 1) == points for share in row] for row in change])
+        alike = np.array([[share != 0 and _signed(abs(share) * 100, 1) == points for share in row] for row in change])
         alike[true] &= np.sign(change[true]) == np.sign(change[true, answer])  # of two classes one mirrors the other
         others = int(alike.sum()) - 1
         finding += f"; {others} other{' cell changes' if others == 1 else ' cells change'} as much" if others else ""
@@ -1121,8 +1108,8 @@ def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], 
     Axes
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
-    spent, epochs = sum(map(len, curves)), max(map(len, curves), default=0)
-    saved = len(curves) * epochs - spent
+    epochs = max(map(len, curves), default=0)
+    saved = sum(epochs - len(curve) for curve, early in zip(curves, pruned, strict=True) if early)
     _title(
         figure,
         f"{sum(pruned)} of {len(curves)} trials were given up early"
@@ -1294,6 +1281,11 @@ def _signed(value: float, digits: int) -> str:
     return _minus(f"{round(value, digits) + 0.0:+.{digits}f}")  # adding 0 leaves no minus to what is rounded to none
 
 
+def _arms(names: Sequence[str]) -> str:
+    """Names of arms after "with", which one that begins so itself needs marks to stand behind."""
+    return _listed([f"“{name}”" if name.startswith("with") else name for name in names])
+
+
 def _minus(text: str) -> str:
     return text.replace("-", "\u2212")
 
@@ -1380,7 +1372,8 @@ def _rate(ax: Axes, history: pd.DataFrame) -> None:
     rates = history["learning_rate"].to_numpy(dtype=float)
     marker = "o" if len(history) < FEW_EPOCHS else None
     ax.plot(history["epoch"], rates, color=INK, linewidth=1.5, drawstyle="steps-mid", marker=marker)
-    ax.set(ylim=(0, float(np.nanmax(rates)) * 1.15 if len(rates) else 1), ylabel="learning\nrate", xlabel="epoch")
+    top = float(rates[np.isfinite(rates)].max(initial=0))
+    ax.set(ylim=(0, top * 1.15 or 1), ylabel="learning\nrate", xlabel="epoch")
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     _epochs(ax)

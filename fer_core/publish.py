@@ -73,8 +73,9 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
         if whole and (run.folder / "predictions.parquet").exists():
             write_bytes(folder / "predictions.parquet", _predictions_in_half(run))
     elif run.folder != folder:
-        for file in run.folder.iterdir():
-            write_bytes(folder / file.name, file.read_bytes())
+        for name in (*LEDGER_FILES, *["predictions.parquet"] * whole):
+            if (run.folder / name).exists():
+                write_bytes(folder / name, (run.folder / name).read_bytes())
     write_json(folder / "run.json", record)
 
 
@@ -115,6 +116,7 @@ def _published_page(
         page.page, page.params, plan.settings, runs, notebook, neighbours, tuple(files), made, elsewhere
     )
     rendered = _rendered(notebook, context)
+    shutil.rmtree(target / page.name, ignore_errors=True)
     for name, content in files.items():
         write_bytes(target / page.name / name, content)
     write_bytes(target / f"{page.name}.html", rendered)
@@ -141,21 +143,15 @@ def _write_index(
 
 
 def _published_comparisons(plan: build.Plan, target: Path) -> list[dict[str, str]]:
-    """The pages that set runs side by side, without faces: made anew first where a run has changed, left out where
-    one is gone.
-    """
+    """The pages that set runs side by side, without faces."""
     from fer_core import compare
 
     shutil.rmtree(target / "compare", ignore_errors=True)
-    reports, published = plan.settings.reports, set()
-    for folder in sorted(record.parent for record in reports.glob("compare/*/page.json")):
-        pages = read_json(folder / "page.json")["pages"]
-        if build.comparable(plan, pages):
-            published.add(f"compare/{folder.name}.html")
-            build.compare(plan, pages)
-            context = compare.context(build.compared_sides(plan, pages), plan.settings, (), bool(plan.own))
-            write_bytes(target / "compare" / f"{folder.name}.html", _rendered(_without_faces(folder), context))
-    return [told for told in report.comparisons(plan.settings) if told["href"] in published]
+    reports, standing = plan.settings.reports, build.compare_study(plan)
+    for name, pages in standing.items():
+        context = compare.context(build.compared_sides(plan, pages), plan.settings, (), bool(plan.own))
+        write_bytes(target / f"{name}.html", _rendered(_without_faces(reports / name), context))
+    return report.comparisons(reports, standing)
 
 
 def _published_sweeps(reports: Path, names: list[str], target: Path) -> list[dict[str, str]]:
@@ -192,6 +188,8 @@ def publish(settings: Settings) -> int:
     """
     _refuse(settings)
     plan = build.Plan(settings, ())  # nothing will be trained: what stands now counts
+    if settings.name == "fer2013" and not plan.fer2013:
+        raise FerError("These are not FER2013's images, and fer2013 is its study's name: say NAME=, another one.")
     target = settings.ledger.parent
     left_out = _left_out(plan)
     runs = export_ledger(plan, settings.ledger)
@@ -204,7 +202,6 @@ def publish(settings: Settings) -> int:
             shutil.rmtree(target / page.name, ignore_errors=True)
         else:
             notes += _published_page(plan, page, neighbours[page.name], target)
-    build.compare_study(plan)
     compared = _published_comparisons(plan, target)
     swept = _published_sweeps(settings.reports, [page.name for page in current], target)
     _write_index(plan, left_out, compared, swept, target)

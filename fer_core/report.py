@@ -88,6 +88,7 @@ class PageContext:
     asked: str = ""  # Markdown; else the paragraph of the notebook's first cell that begins with **Asked:**
     provenance: dict[str, str] = field(default_factory=dict)
     colab: str = ""
+    stated: str = ""  # the page's YAML as it was written
     failure: Failure | None = None
 
     @property
@@ -467,9 +468,8 @@ def _headings(content: str) -> tuple[str, list[tuple[int, str, str]]]:
 
     def anchored(match: re.Match[str]) -> str:
         text = plain(match[2])
-        slug = name = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
-        while name in found:
-            slug, name = slug, f"{slug}-{sum(n.startswith(slug) for n in found) + 1}"
+        slug = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
+        name = next(n for n in (slug, *(f"{slug}-{i}" for i in range(2, len(found) + 3))) if n not in found)
         found[name] = (int(match[1]), name, text)
         link = f'<a class="anchor" href="#{name}" aria-label="Link to this section">#</a>'
         return f'<h{match[1]} id="{name}">{match[2]}{link}</h{match[1]}>'
@@ -631,10 +631,12 @@ def without_machine(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name.replace(" ", "_") not in artifacts.PRIVATE}
 
 
-def commands(page: str, settings: Settings) -> tuple[str, ...]:
-    """The commands that rebuild a page and open its notebook; the user's own paths are left to the user."""
+def commands(page: str, settings: Settings, trains: bool = True) -> tuple[str, ...]:
+    """The commands that rebuild a page, train it afresh where it trains a run of its own, and open its notebook; the
+    user's own paths are left to the user.
+    """
     told = f"PAGE={page}{variables(settings)}"
-    return (f"make report {told}", f"make reproduce {told}", "make lab")
+    return (f"make report {told}", *[f"make reproduce {told}"] * trains, "make lab")
 
 
 def variables(settings: Settings) -> str:
@@ -730,11 +732,12 @@ def page_context(
         previous=neighbours[0],
         following=neighbours[1],
         files=files,
-        commands=commands(page.name, settings),
+        commands=commands(page.name, settings, trains=bool(runs) and not params.arms),
         compared=compared_in(params),
         asked=params.question,
         provenance={**made, **provenance(runs)},
         colab=colab_link(page.name),
+        stated=page.text,
         failure=failure,
     )
 
@@ -776,7 +779,7 @@ def make_page(
     context = page_context(page, params, settings, run_folders, notebook, neighbours, files, made, own, failure)
     rendered = render(notebook, context).encode()
     folder = settings.reports / page.name
-    failed = folder.with_name(f"{folder.name}.failed.html")
+    failed = page_file(folder, ".failed.html")
     if failure:
         artifacts.write_bytes(failed, rendered)
         return failure
@@ -788,7 +791,7 @@ def make_page(
         artifacts.write_bytes(folder / name, content)
     if own_run:
         _copy_run(own_run, folder, params.score_test)
-    artifacts.write_bytes(folder.with_name(f"{folder.name}.html"), rendered)
+    artifacts.write_bytes(page_file(folder), rendered)
     failed.unlink(missing_ok=True)
     record = {
         "name": page.name,
@@ -817,6 +820,11 @@ def _number(value: Any, form: str, scale: float = 1) -> str:
     return format(number, form).replace("-", "−") if math.isfinite(number) else "–"
 
 
+def page_file(folder: Path, ending: str = ".html") -> Path:
+    """The page beside its folder of artifacts."""
+    return folder.with_name(f"{folder.name}{ending}")
+
+
 def comparison_name(pages: Iterable[str]) -> str:
     """compare/01_basic_cnn+02_batch_norm: a comparison's page, named after those it sets side by side."""
     return "compare/" + "+".join(page.removesuffix("/default").replace("/", ".") for page in pages)
@@ -828,23 +836,22 @@ def compared_in(params: Params) -> tuple[str, ...]:
     return tuple(comparison_name(map(str, pages)) for pages in COMPARED if whole.issuperset(pages))
 
 
-def comparisons(settings: Settings) -> list[dict[str, str]]:
-    """{href, title, finding} of the comparisons that stand."""
-    made = [(file, artifacts.read_json(file)) for file in sorted(settings.reports.glob("compare/*/page.json"))]
-    return [
-        {"href": f"{told['name']}.html", "title": told["title"], "finding": told["finding"]}
-        for file, told in made
-        if told and file.parent.with_name(f"{file.parent.name}.html").exists()
-    ]
+def comparisons(reports: Path, names: Iterable[str]) -> list[dict[str, str]]:
+    """{href, title, finding} of those of these comparisons that have a page in a folder of reports."""
+    return _beside(reports, [reports / name / "page.json" for name in names])
 
 
 def sweeps(reports: Path) -> list[dict[str, str]]:
     """{href, title, finding} of the sweeps that have a page in a folder of reports."""
-    made = [(file, artifacts.read_json(file)) for file in sorted(reports.glob("sweeps/*/sweep.json"))]
+    return _beside(reports, reports.glob("sweeps/*/sweep.json"))
+
+
+def _beside(reports: Path, records: Iterable[Path]) -> list[dict[str, str]]:
+    found = [(page_file(record.parent), artifacts.read_json(record)) for record in sorted(records)]
     return [
-        {"href": f"sweeps/{file.parent.name}.html", "title": told["title"], "finding": told["finding"]}
-        for file, told in made
-        if told and file.parent.with_name(f"{file.parent.name}.html").exists()
+        {"href": page.relative_to(reports).as_posix(), "title": told["title"], "finding": told["finding"]}
+        for page, told in found
+        if told and page.exists()
     ]
 
 
@@ -877,7 +884,7 @@ def render_index(
     ----------
     entries : {name, title, finding, state, href, reason} of every page, in reading order;
         state is done, stale, failed, missing or (not for this data) elsewhere; optionally `runs`, {state: how many}
-    results, claims : rows of results.csv, and of claims.csv with each effect as `told` in words
+    results, claims : rows of results.csv, and of claims.csv with each effect as `told` in words, and what `decided`
     scored : how many times the test set was scored
     contenders : the training pages with their parameters and curves
     comparisons : {href, title, finding} of the pages that set runs side by side
@@ -906,7 +913,7 @@ def render_index(
             literature=leaderboard.LITERATURE if marks else (),
             short_way=leaderboard.short_way(entries, results),
             claims=claims,
-            runs={entry["name"]: entry.get("runs", {}) for entry in entries},
+            by_name={entry["name"]: entry for entry in entries},
             comparisons=comparisons,
             sweeps=sweeps,
             scored=scored,

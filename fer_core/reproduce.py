@@ -148,7 +148,7 @@ def reproduce(settings: Settings, name: str, jobs: int) -> int:
         _share_data(settings, fresh_settings)
         fresh, fresh_page = _train(fresh_settings, name, jobs)
         found = compare(stood, fresh)
-        found["html"] = _compare_pages(settings, name, fresh_page, found["compared"])
+        found["html"] = _compare_pages(settings, page, fresh_page, found["compared"])
         found["agrees"] = found["agrees"] and not found["html"]["first_difference"]
         certificate = _certificate(name, stood, fresh, found)
     path = settings.reports / "reproduced" / f"{name}.json"
@@ -180,11 +180,15 @@ def _train(scratch: Settings, name: str, jobs: int) -> tuple[Run, Path]:
     return run.found, scratch.reports / f"{name}.html"
 
 
-def _compare_pages(settings: Settings, name: str, fresh: Path, compared: str) -> dict[str, Any]:
+def _compare_pages(settings: Settings, page: build.PagePlan, fresh: Path, compared: str) -> dict[str, Any]:
     """The page's own HTML against what stands in OUT, where bytes are comparable and the page is there and current."""
-    stood = settings.reports / f"{name}.html"
-    if compared != "bytes" or not stood.exists():
-        why = "made on another kind of machine" if compared != "bytes" else "none stands in OUT"
+    stood = settings.reports / f"{page.name}.html"
+    why = (
+        "made on another kind of machine" if compared != "bytes" else "none stands in OUT" if not stood.exists() else ""
+    )
+    if not why and page.reasons:
+        why = f"the one that stands is not current ({page.reasons[0]})"
+    if why:
         return {"compared": f"no: {why}", "first_difference": ""}
     difference = first_page_difference(stood.read_text(encoding="utf-8"), fresh.read_text(encoding="utf-8"))
     return {"compared": "yes, outside its provenance", "first_difference": difference}

@@ -270,6 +270,14 @@ def network_names() -> list[str]:
     return sorted(f.stem for f in files if f.stem not in ("__init__", "layers"))
 
 
+@cache
+def settled(network: str) -> frozenset[str]:
+    """The parameters of networks that this one's file never reads, since it settles them itself."""
+    source = (PACKAGE / "networks" / f"{network}.py").read_text(encoding="utf-8")
+    own = [n for n, spec in SPECS.items() if spec.group == "network" and n not in ("network", "initialisation")]
+    return frozenset(name for name in own if not re.search(rf"\bparams\.{name}\b", source))
+
+
 # ---------------------------------------------------------------------------------------------------------------- YAML
 
 
@@ -357,6 +365,12 @@ class Page:
     @property
     def notebook_path(self) -> Path:
         return ROOT / "notebooks" / f"{self.notebook}.ipynb"
+
+    @property
+    def text(self) -> str:
+        """The YAML as it was written, reasons among it; empty where it is gone."""
+        path = ROOT / "params" / f"{self.name}.yaml"
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def page_names() -> list[str]:

@@ -470,7 +470,7 @@ class Search:
         seed = int(np.random.SeedSequence([sampler.seed, n]).generate_state(1)[0])
         chance: Any = optuna.samplers.RandomSampler(seed)
         if sampler.kind == "tpe":
-            chance = optuna.samplers.TPESampler(n_startup_trials=sampler.startup_trials, seed=seed)
+            chance = optuna.samplers.TPESampler(n_startup_trials=sampler.startup_trials, seed=seed, constant_liar=True)
         median: Any = optuna.pruners.NopPruner()
         if pruner.kind == "median":
             median = optuna.pruners.MedianPruner(pruner.startup_trials, self.warmup + 1)  # steps count from 1
@@ -479,13 +479,18 @@ class Search:
         probe.add_trials(t for t in self.trials[: max(0, n - self.sweep.side_by_side + 1)] if t.state in ended)
         return probe
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """The base page's own values; empty where the ranges do not hold them."""
+        own = {name: getattr(self.base, name) for name in self.sweep.ranges}
+        return own if all(_holds(part, own[name]) for name, part in self.sweep.ranges.items()) else {}
+
     def propose(self, n: int) -> dict[str, Any]:
         """The values of trial n; the first are the base page's own, where the ranges hold them."""
         import optuna
 
-        own = {name: getattr(self.base, name) for name in self.sweep.ranges}
-        if n == 0 and all(_holds(part, own[name]) for name, part in self.sweep.ranges.items()):
-            return own
+        if n == 0 and self.own:
+            return self.own
         probe = self._probe(n)
         for other in self.trials[max(0, n - self.sweep.side_by_side + 1) : n]:
             running = optuna.trial.TrialState.RUNNING  # TPE keeps away from what is being tried
@@ -611,6 +616,8 @@ class Search:
         value = float(np.mean(scores)) if scores else math.nan
         if outcome["state"] == "complete" and not math.isfinite(value):
             outcome |= {"state": "failed", "reason": f"its {self.sweep.objective} is not a number"}
+        if "reason" in outcome:  # the page and trials.csv may be published as they are
+            outcome["reason"] = report.hide_paths(outcome["reason"], self.settings)
         for name, told in {**outcome, "scores": scores}.items():
             self.storage.set_trial_user_attr(self.trials[n]._trial_id, name, told)
         state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(outcome["state"], TrialState.FAIL)
@@ -782,7 +789,7 @@ def _score_words(score: float | None, objective: str) -> str:
 def finding(search: Search, found: list[Row], best: Row | None) -> str:
     """The page's first sentences, from the trials."""
     sweep, words = search.sweep, search.sweep.objective.replace("_", " ")
-    said = {"pruned": "given up early", "failed": "failed", "diverged": "at chance level"}
+    said = {"pruned": "given up early", "failed": "failed", "diverged": "diverged"}
     counts = {state: sum(row.state == state for row in found) for state in said}
     told = [f"{count} {said[state]}" for state, count in counts.items() if count]
     told_text = f" ({', '.join(told)})" if told else ""
@@ -829,6 +836,8 @@ def _how(search: Search) -> str:
             f"(sampler seed {sweep.sampler.seed})."
         )
     )
+    if search.own:
+        text += " In place of what would be drawn first stand the base page's own values."
     if sweep.pruner.kind == "median":
         text += (
             f" After {sweep.pruner.startup_trials} whole trials, one whose best score so far is below the median of the"
@@ -862,6 +871,7 @@ def render(search: Search) -> str:
         "title": title(sweep),
         "dataset": settings.name,
         "sample": settings.sample,
+        "own": not settings.sample and not data.is_fer2013(data.open_faces(settings.data, settings.store)),
         "page": sweep.page,
         "page_stands": (settings.reports / f"{sweep.page}.html").exists(),
         "finding": finding(search, found, best),

@@ -207,6 +207,21 @@ def test_reworded_notebook_is_made_again_without_training(tree: Path) -> None:
     assert "to train" not in text
 
 
+def test_reworded_reasons_are_shown_without_training(tree: Path) -> None:
+    path = tree / "params/01_net/slow.yaml"
+    path.write_text("# for another reason\n" + path.read_text())
+    text = plan(tree)
+    assert "01_net/slow: its YAML was reworded" in text
+    assert "to train" not in text
+
+
+def test_a_page_may_have_a_dot_in_its_name(tree: Path) -> None:
+    (tree / "params/01_net/lr_0.01.yaml").write_text("learning_rate: 0.01\n")
+    assert command(tree, "report", "01_net/lr_0.01").returncode == 0
+    assert (reports(tree) / "01_net/lr_0.01.html").exists()
+    assert "01_net/lr_0.01" not in plan(tree)
+
+
 @pytest.mark.parametrize(
     ("words", "env", "sentence"),
     [

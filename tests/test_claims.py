@@ -125,6 +125,29 @@ def test_effect_is_told_in_its_own_unit_as_on_the_claims_page(found, metric, cha
     assert claims.told(found, metric, change) == words == interval(found, metric, change)
 
 
+def test_an_end_close_to_the_threshold_is_told_with_the_digits_that_part_them():
+    assert claims.told((0.0042, -0.00001, 0.0085), "leak_flattery", True, 0.0) == "+0.420 points [−0.001, 0.850]"
+    assert claims.told((0.0042, 0.0, 0.0085), "leak_flattery", True, 0.0) == "+0.4 points [0.0, 0.9]"  # the very same
+    assert claims.told((0.0042, 0.004, 0.0085), "leak_flattery", True, 0.0) == "+0.4 points [0.4, 0.9]"
+
+
+def test_accuracy_on_copies_is_that_of_the_images_in_which_the_splits_differ():
+    scores = {"test_official": {"accuracy": 0.62, "n": 100}, "test_leak_free": {"accuracy": 0.6, "n": 90}}
+    assert claims.metric_of(run(**scores), "test_copies_accuracy") == pytest.approx(0.8)
+    scores["test_leak_free"] = scores["test_official"]
+    assert math.isnan(claims.metric_of(run(**scores), "test_copies_accuracy"))
+
+
+def test_a_verdict_by_another_condition_than_the_first_names_it():
+    arms = {"a": arm(0.9, 0.91, 0.92), "b": arm(0.5, 0.52, 0.51)}
+    rule = [above(0.1), {"arm": "b", "direction": "above", "threshold": 0.51}]
+    found = claims.evaluate(arms, "validation_accuracy", rule, False)
+    assert found.verdict == "inconclusive" and found.conditions[0].verdict == "supported"
+    assert claims.decided_by(found).startswith("Not settled: validation accuracy of “b” 51.0\u00a0% [")
+    assert claims.decided_by(claims.evaluate(arms, "validation_accuracy", rule[:1], False)) == ""
+    assert claims.decided_by(claims.evaluate(arms, "validation_accuracy", rule, True)) == ""
+
+
 # -- the verdict
 
 

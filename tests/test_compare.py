@@ -177,7 +177,8 @@ def test_page_is_whole_small_and_the_same_bytes_each_time(
     assert len(html) < 500_000 and 'href="../index.html"' in html and "make compare PAGES=&#34;" in html
     assert 'href="01_basic_cnn+02_batch_norm/answers.csv"' in html and "notebooks/compare" not in html
     assert re.search(r'class="term" href="../glossary.html#mcnemar-s-test"', html)
-    listed = report.comparisons(place)
+    assert report.comparisons(place.reports, []) == []  # one that does not stand any more
+    listed = report.comparisons(place.reports, ["compare/01_basic_cnn+02_batch_norm"])
     assert [entry["href"] for entry in listed] == ["compare/01_basic_cnn+02_batch_norm.html"]
     assert "validation images" in listed[0]["finding"]
     answers = pd.read_csv(folder / "answers.csv")
@@ -211,6 +212,20 @@ def test_comparison_is_made_once_and_again_when_a_run_changed(
     assert not build.compare(plan_of(place, *sides), [A, B]) and not drawn
     other = dataclasses.replace(sides[1], runs=(dataclasses.replace(sides[1].runs[0], key="another"),))
     assert build.compare(plan_of(place, sides[0], other), [A, B]) and drawn
+
+
+def test_a_comparison_somebody_asked_for_is_brought_up_to_date_or_left_out(
+    sides: tuple[Side, Side], place: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "results", lambda plan: [])
+    monkeypatch.setattr(report, "COMPARED", ())
+    assert build.compare(plan_of(place, sides[1], sides[0]), [B, A])
+    name = report.comparison_name([B, A])
+    drawn: list[str] = []
+    monkeypatch.setattr(compare, "make", lambda *_: drawn.append("again"))
+    other = dataclasses.replace(sides[1], runs=(dataclasses.replace(sides[1].runs[0], key="another"),))
+    assert build.compare_study(plan_of(place, sides[0], other)) == {name: [B, A]} and drawn
+    assert build.compare_study(plan_of(place, sides[0])) == {}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fer_core import analysis, artifacts, beyond, claims, evaluation, exploration, notebook, plots, schema
+from fer_core import analysis, artifacts, beyond, claims, data, evaluation, exploration, notebook, plots, schema
 from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces
 from fer_core.schema import FerError, ParameterError, Params
@@ -161,6 +161,37 @@ def test_finding_of_a_cut_or_diverged_run_says_so(shown: Shown) -> None:
     assert notebook.finding(SMALL, [run]).data.startswith("Cut by its time limit after 2 of 2 epochs")
     run.provenance["state"] = "diverged"
     assert "never left chance level" in notebook.finding(SMALL, [run]).data
+    run.provenance["reason"] = "the loss is nan in epoch 2"
+    told = notebook.finding(SMALL, [run]).data
+    assert "broke off (the loss is nan in epoch 2)" in told and "chance level" not in told
+
+
+def test_a_further_seed_that_was_cut_is_left_out_where_the_others_are_scored(shown: Shown) -> None:
+    allowed = dataclasses.replace(SMALL, score_test=True)
+    first, second = notebook.train_seeds(allowed)
+    runs = [notebook.scored(first), second]
+    assert not second.scored
+    assert list(notebook.test_table(allowed, runs).index) == ["seed 0"]
+    assert "seed 1" not in notebook.finding(allowed, runs).data
+    assert len(notebook.ensemble(allowed, runs)) == 2
+
+
+def test_finding_names_what_was_added_to_the_network(shown: Shown) -> None:
+    run = notebook.train_or_load(SMALL)
+    told = notebook.finding(dataclasses.replace(SMALL, batch_norm=True, dropout=0.25), [run]).data
+    assert told.startswith("basic_cnn with BatchNorm and Dropout (0.25) (seed 0) is right on")
+    deep = dataclasses.replace(SMALL, network="complex_cnn", batch_norm=True)
+    assert notebook.finding(deep, [run]).data.startswith("complex_cnn (seed 0)")  # which has it anyway
+
+
+def test_finding_holds_the_originals_figure_against_the_interval(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = dataclasses.replace(SMALL, score_test=True)
+    run = notebook.scored(notebook.train_or_load(allowed))
+    assert "original" not in notebook.finding(allowed, [run], original=0.5).data  # these are other images
+    monkeypatch.setattr(data, "is_fer2013", lambda faces: True)
+    for original, side in ((0.0, "below"), (run.metrics["test_official"]["accuracy"], "within"), (1.1, "above")):
+        assert f"% lies {side} the interval" in notebook.finding(allowed, [run], original=original).data
+    assert "original" not in notebook.finding(SMALL, [run], original=0.5).data
 
 
 def test_finding_on_drawn_data_is_marked(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +287,11 @@ def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
     assert page.verdict().data.startswith(f"**Verdict: {expected.verdict}.**")
     assert "4 runs: " in shown.last and expected.verdict in page.finding().data
     table = page.secondary()
-    assert list(table.columns) == ["plain", "dropped"]
+    assert list(table.columns) == ["“dropped” − “plain”"]
     assert "gap" in table.index and "clean gap" not in table.index  # nobody measured it
+    change = claims.difference(page.runs["dropped"], page.runs["plain"], "gap")[0]
+    assert change.value == pytest.approx(expected.effect)
+    assert table.loc["gap"].item() == notebook.interval(change, "gap", change=True)
 
 
 def test_claim_on_drawn_data_has_no_verdict(shown: Shown, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,11 +57,31 @@ def test_abstract_takes_every_number_from_the_rows() -> None:
     text = plain(leaderboard.abstract(RESULTS, CLAIMS))
     assert "in 8 trainings: 5 pages of models (1,000 to 90,000 parameters) and 2 claims" in text
     assert "1 training diverged" in text
-    assert "networks 2 are trained, of which `04_complex_cnn/default` is best on validation images" in text
+    assert "networks 2 are trained, of which `04_complex_cnn/default` is right on the most validation images" in text
     assert "`01_basic_cnn/default` (52.0 %)" in text  # the mean over its two seeds
     assert "`04_complex_cnn/default` on 59.0 % [57.0, 61.0] and 57.0 % [55.0, 59.0] (the original: 61 %)" in text
-    assert "2.0 points higher than leak-free accuracy, on average over the 5 pages" in text
+    assert "accuracy is 2.0 points higher than without them, on average over 5 pages of models; how much" in text
+    assert "the final model so far (2 of 4 recipes are trained), `06_final/from_the_claims` on" in text
     assert "Claims:** 2 of 13 have run to their end: 1 supported (dropout); 1 not supported (batch norm)." in text
+
+
+def test_abstract_counts_apart_what_belongs_to_claims_without_a_verdict() -> None:
+    shared = dict(RESULTS[0], page="05_analysis/depth", training_key="k")
+    under_way = [dict(shared, training_key=key) for key in ("k", "l", "m")]
+    text = leaderboard.abstract([dict(RESULTS[0], training_key="k"), *under_way], [])
+    assert "in 1 training: 1 page" in text and "Not counted: 2 trainings of claims under way." in text
+
+
+def test_abstract_without_a_copy_in_the_test_speaks_of_none() -> None:
+    alike = [dict(row, test_leak_free_accuracy=row["test_official_accuracy"]) for row in RESULTS]
+    assert "copy" not in leaderboard.abstract(alike, [])
+
+
+def test_a_parameter_that_a_network_settles_itself_is_no_value_of_its_page() -> None:
+    basic, deep = Params(network="basic_cnn", batch_norm=True), Params(network="complex_cnn")
+    assert leaderboard.shown(basic, "batch_norm") == "yes"
+    assert leaderboard.shown(deep, "batch_norm") == leaderboard.SETTLED
+    assert leaderboard.shown(deep, "dropout") == "0"
 
 
 def test_abstract_is_the_same_from_the_files_text_as_from_numbers() -> None:

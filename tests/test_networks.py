@@ -8,7 +8,7 @@ from torch.nn import functional
 from benchmarks.usual_loop import large, plain, usual_epoch
 from fer_core import explain, networks
 from fer_core.networks.layers import ConvBlock, Dropout
-from fer_core.schema import ParameterError, Params
+from fer_core.schema import ParameterError, Params, settled
 
 
 def built(name: str, size: tuple[int, int] = (48, 48), channels: int = 1, classes: int = 7, **params) -> nn.Module:
@@ -55,6 +55,15 @@ def test_complex_cnn_always_has_batch_norm_and_its_dropout_can_be_off() -> None:
     assert "Dropout" not in kinds(built("complex_cnn"))
     shares = [m.p for m in built("complex_cnn", dropout=0.25, dropout_fc=0.5).modules() if isinstance(m, Dropout)]
     assert shares == [0.25] * 4 + [0.5]
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_what_a_network_settles_itself_changes_nothing_in_it_and_all_else_does(name: str) -> None:
+    values = {"width": 0.5, "batch_norm": True, "dropout": 0.3, "dropout_fc": 0.3}
+    usual = str(built(name))
+    assert {parameter for parameter, v in values.items() if str(built(name, **{parameter: v})) == usual} == settled(
+        name
+    )
 
 
 def test_unknown_network_is_refused_with_the_nearest_name() -> None:

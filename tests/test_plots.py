@@ -88,16 +88,14 @@ def test_no_letter_is_smaller_than_nine_points():
 
 
 def test_shown_figure_carries_alt_text_and_source_and_is_closed(shown):
-    plots.show(plots.learning_rate(history()), "The rate stays.", "history.csv: learning_rate")
+    table = pd.DataFrame({"arm": ["a", "b"], "seed": [0, 0], "value": [0.25, 0.5]})
+    plots.show(plots.arm_values(table, "gap"), "The gaps.", "metrics.json: gap")
     (data, metadata) = shown[0]
     assert metadata == {
-        "image/png": {"alt": "The rate stays.", "source": "history.csv: learning_rate", "lead": "The rate stays."},
-        "fer": {
-            "faces": False,
-            "data": {"name": "learning_rate", "csv": "epoch,learning_rate\n1,0.01\n2,0.01\n3,0.01\n"},
-        },
+        "image/png": {"alt": "The gaps.", "source": "metrics.json: gap", "lead": "The gaps."},
+        "fer": {"faces": False, "data": {"name": "arms_gap", "csv": "arm,seed,value\na,0,0.25\nb,0,0.5\n"}},
     }
-    assert data["text/plain"] == "The rate stays."
+    assert data["text/plain"] == "The gaps."
     assert plt.get_fignums() == []
 
 
@@ -116,7 +114,7 @@ def test_figure_fits_a_column(shown):
 def test_what_must_not_be_turned_for_a_dark_page_is_marked(shown):
     plots.show(plots.images_grid(faces(2), ["fear", "sad"]), "", "")
     plots.show(plots.class_counts(pd.DataFrame({"train": [3, 4]}, index=["sad", "surprise"])), "", "")
-    plots.show(plots.learning_rate(history()), "", "")
+    plots.show(plots.loss_curves(history()), "", "")
     assert [metadata["image/png"].get("as_drawn", False) for _, metadata in shown] == [True, True, False]
 
 
@@ -255,11 +253,19 @@ def test_loss_that_went_astray_does_not_flatten_the_others():
     assert "cut at" in upper.get_ylabel()
 
 
-@pytest.mark.parametrize("draw", [plots.loss_curves, plots.accuracy_curves, plots.learning_rate])
+@pytest.mark.parametrize("draw", [plots.loss_curves, plots.accuracy_curves])
 def test_history_without_epochs_still_draws(draw):
     axes = draw(history().head(0))
     np.ravel(axes)[0].get_figure().canvas.draw()
     assert plots.title(axes).startswith("No epoch")
+
+
+def test_a_run_that_diverged_within_its_first_epoch_still_draws():
+    nothing = history().head(1).astype(float).assign(**dict.fromkeys(set(history()) - {"epoch"}, np.nan))
+    for draw in (plots.loss_curves, plots.accuracy_curves):
+        axes = draw(nothing)
+        np.ravel(axes)[0].get_figure().canvas.draw()
+        assert plots.title(axes).startswith("No epoch")
 
 
 def test_accuracy_title_says_the_gap_at_the_selected_epoch():
@@ -396,11 +402,37 @@ def test_claim_effects_count_verdicts_and_tell_them_apart_by_shape_too():
         ("B", -0.02, -0.03, -0.01, "not supported"),
         ("C", None, None, None, "inconclusive"),
     ]
-    axes = plots.claim_effects(pd.DataFrame(rows, columns=["claim", "effect", "low", "high", "verdict"]))
+    table = pd.DataFrame(rows, columns=["claim", "effect", "low", "high", "verdict"])
+    told = ["40.0 % [10.0, 70.0]", "−2.0 points [−3.0, −1.0]", "no value"]
+    axes = plots.claim_effects(table.assign(told=told, threshold=[0.35, -0.01, np.nan]))
     assert plots.title(axes) == "Of 3 claims 1 is supported, 1 is not supported, 1 is inconclusive"
-    assert "not supported\n−0.020 [−0.030, −0.010]" in texts(axes)
+    assert "not supported\n−2.0 points [−3.0, −1.0]" in texts(axes)
     assert "inconclusive\nno value" in texts(axes)
     assert [line.get_marker() for line in axes.lines if line.get_marker() != "None"] == ["o", "D", "D"]
+    ticks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2 and np.ptp(line.get_xdata()) == 0]
+    assert ticks[:2] == pytest.approx([0.35 / 0.7, -0.01 / 0.03])  # each threshold on its row's own scale
+
+
+def test_an_arm_whose_name_begins_with_with_is_set_in_marks():
+    table = pd.DataFrame({"arm": ["as published", "without copies"], "seed": [0, 0], "value": [0.015, 0.011]})
+    told = plots.title(plots.arm_values(table, "gap")).replace("\u00a0", " ")
+    assert told == "Gap is 1.5 points with as published, 1.1 points with “without copies”"
+
+
+def test_a_confusion_title_names_no_cell_without_a_mistake():
+    told = plots.title(plots.confusion_matrix(np.array([[3000, 1], [0, 3000]]), ["cat", "dog"]))
+    assert told.replace("\u00a0", " ") == "Cat is most often taken for dog (0 % of 3,001)"
+
+
+def test_class_bars_show_the_images_without_copies_beside_all():
+    def metrics(recalls, n):
+        classes = {name: {"n": n, "precision": 0.5, "recall": r, "f1": 0.5} for name, r in recalls.items()}
+        return {"classes": classes}
+
+    axes = plots.class_bars(metrics({"happy": 0.9, "disgust": 0.25}, 55), metrics({"happy": 0.8, "disgust": 0.125}, 38))
+    told = plots.title(axes).replace("\u00a0", " ")
+    assert told == "Disgust recall is lowest (25 %, n = 55; without copies 12 %, n = 38)"
+    assert list(axes[1].lines[0].get_xdata()) == [0.8, 0.125]
 
 
 # -- what a reader's eyes need

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,13 @@ def test_publishing_is_refused(
         publish.publish(settings)
 
 
+def test_other_images_are_not_published_as_fer2013(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "_git", lambda *_: "")
+    monkeypatch.setattr(publish.build, "Plan", lambda *_: SimpleNamespace(fer2013=False))
+    with pytest.raises(FerError, match=r"not FER2013's images.*NAME="):
+        publish.publish(Settings(tmp_path, "fer2013", "cpu", tmp_path))
+
+
 # -- from another machine
 
 
@@ -255,6 +263,18 @@ def test_the_first_difference_of_a_page_is_named_and_provenance_is_left_out() ->
     page = '<h2 id="loss">Loss</h2>\n<p>{}</p>\n<!-- provenance -->{}<!-- /provenance -->'
     assert reproduce.first_page_difference(page.format(1, 2), page.format(1, 3)) == ""
     assert "section 'loss'" in reproduce.first_page_difference(page.format(1, 2), page.format(5, 2))
+
+
+def test_a_page_that_is_not_current_is_not_compared_with(tmp_path: Path) -> None:
+    here = Settings(None, "sample", "cpu", tmp_path)
+    (here.reports / "01_basic_cnn").mkdir(parents=True)
+    for name, text in (("default", "<p>old</p>"), ("fresh", "<p>new</p>")):
+        (here.reports / f"01_basic_cnn/{name}.html").write_text(text)
+    fresh = here.reports / "01_basic_cnn/fresh.html"
+    stale, current = (SimpleNamespace(name="01_basic_cnn/default", reasons=r) for r in (["plots.py changed"], []))
+    found = reproduce._compare_pages(here, stale, fresh, "bytes")  # type: ignore[arg-type]
+    assert found == {"compared": "no: the one that stands is not current (plots.py changed)", "first_difference": ""}
+    assert reproduce._compare_pages(here, current, fresh, "bytes")["first_difference"]  # type: ignore[arg-type]
 
 
 # -- limits and use

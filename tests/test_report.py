@@ -476,6 +476,25 @@ def test_headings_are_linked_and_told_apart(page: str) -> None:
     assert all(f'id="{name}"' in page for _, name in contents)
 
 
+def test_headings_that_count_themselves_are_told_apart_too() -> None:
+    _, found = report._headings("<h2>Seed</h2><h2>Seed 3</h2><h2>Seed</h2><h2>Seed</h2>")
+    assert [name for _, name, _ in found] == ["seed", "seed-3", "seed-2", "seed-4"]
+
+
+def test_a_page_shows_its_yaml_as_it_was_written() -> None:
+    cell = nbformat.v4.new_code_cell("epochs = 2", metadata={"tags": ["injected-parameters"]})
+    page = rendered(cell, stated="# because <b>\nepochs: 2")
+    assert "# because &lt;b&gt;\nepochs: 2</code></pre>" in page and "<summary>Parameters of this page, and why" in page
+
+
+def test_only_a_page_with_a_run_of_its_own_is_told_how_to_reproduce_it() -> None:
+    here = Settings(None, "sample", "cpu", Path())
+    assert report.commands("05_analysis/depth", here, trains=False) == (
+        "make report PAGE=05_analysis/depth",
+        "make lab",
+    )
+
+
 def test_numeric_columns_are_set_right_and_pandas_two_header_rows_made_one() -> None:
     frame = pd.DataFrame({"class": ["a", "b"], "n": ["1,000", "–"], "word": ["1 a", "2"]}).set_index("class")
     page = rendered(with_output({"text/html": frame.to_html()}))
