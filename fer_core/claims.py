@@ -11,13 +11,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fer_core.evaluation import Interval, mean_interval, newcombe, welch_interval, wilson
 from fer_core.schema import ParameterError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fer_core.artifacts import Run
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 ON_SAMPLE = "not evaluated on sample data"
@@ -41,24 +43,6 @@ NUMBERED = {
     "improvement_after_": "improvement after epoch {}",
 }
 CONDITION_KEYS = ("arm", "against", "metric", "direction", "threshold")
-
-
-class Run(Protocol):
-    """The part of `artifacts.Run` that a claim looks at."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def history(self) -> pd.DataFrame: ...
-    @property
-    def metrics(self) -> dict[str, Any]: ...
-    @property
-    def selected_epoch(self) -> int | None: ...
-    @property
-    def params(self) -> Any: ...
-
-
-Arms = Mapping[str, Sequence[Run]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +97,7 @@ def unit(metric: str) -> str:
     return "points" if metric in ("gap", "clean_gap", "leak_flattery") or metric.startswith("improvement_") else "%"
 
 
-def told(found: Sequence[float | None], metric: str, change: bool = False, threshold: float | None = None) -> str:
+def told(found: Sequence[float | None], metric: str = "", change: bool = False, threshold: float | None = None) -> str:
     """(value, low, high, …) as "61.2 % [59.6, 62.8]"; differences of shares in points, losses in nats.
 
     Parameters
@@ -222,7 +206,7 @@ def _from_history(run: Run, metric: str) -> float:
     return float(accuracy[accuracy.index > epoch].max() - accuracy[accuracy.index <= epoch].max())
 
 
-def arm_table(arms: Arms, metric: str) -> pd.DataFrame:
+def arm_table(arms: Mapping[str, Sequence[Run]], metric: str) -> pd.DataFrame:
     """One row a run: arm, seed, state, value (NaN where the run has none)."""
     import pandas as pd
 
@@ -292,7 +276,9 @@ def describe(condition: Mapping[str, Any], metric: str, paired: bool = True) -> 
     return f"{name} of {arm} {relation} {name} of {condition['against']}{amount} ({how})"
 
 
-def evaluate(arms: Arms, metric: str, rule: Sequence[Mapping[str, Any]], sample: bool) -> Verdict:
+def evaluate(
+    arms: Mapping[str, Sequence[Run]], metric: str, rule: Sequence[Mapping[str, Any]], sample: bool
+) -> Verdict:
     """Judge a claim: supported if every condition is, not supported if any is not, else inconclusive.
 
     A condition's value is arm − against: paired where both arms have the same seeds, else Welch's interval; Newcombe's
@@ -319,7 +305,7 @@ def evaluate(arms: Arms, metric: str, rule: Sequence[Mapping[str, Any]], sample:
     return Verdict(first.effect, first.low, first.high, first.n, text, verdict, outcomes, "; ".join(notes))
 
 
-def _outcome(arms: Arms, metric: str, condition: Mapping[str, Any], sample: bool) -> Outcome:
+def _outcome(arms: Mapping[str, Sequence[Run]], metric: str, condition: Mapping[str, Any], sample: bool) -> Outcome:
     metric, against = condition.get("metric") or metric, condition.get("against")
     arm, direction, threshold = condition["arm"], condition["direction"], float(condition["threshold"])
     values, others = ([metric_of(run, metric) for run in arms[name]] if name else [] for name in (arm, against))

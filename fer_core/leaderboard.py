@@ -97,10 +97,6 @@ class Headline:
         return sum(known) / len(known) if known else None
 
     @property
-    def diverged(self) -> int:
-        return sum(row.get("status") == "diverged" for row in self.rows)
-
-    @property
     def scored(self) -> bool:
         return value(self.row, "test_official_accuracy") is not None
 
@@ -308,11 +304,9 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
     """
     lines, known = {line.page: line for line in headlines(results)}, {entry["name"]: entry for entry in entries}
     columns, shared = differing(contenders)
-    by_page = {contender.page: contender for contender in contenders}
-    pages = [*by_page, *(page for page in lines if page not in by_page)]
     shares = [v for c in contenders for history in c.histories for v in history if v is not None]
     span = (min(shares), max(shares)) if shares else (0.0, 1.0)
-    rows = [_board_row(page, lines.get(page), by_page.get(page), known.get(page, {}), columns, span) for page in pages]
+    rows = [_board_row(c, lines.get(c.page), known.get(c.page, {}), columns, span) for c in contenders]
     stated = {name: v for name, v in shared.items() if v != shown(schema.DEFAULTS, name)}
     return {
         "columns": columns,
@@ -324,21 +318,17 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
 
 
 def _board_row(
-    page: str,
+    contender: Contender,
     line: Headline | None,
-    contender: Contender | None,
     entry: Row,
     columns: list[str],
     span: tuple[float, float],
 ) -> dict[str, Any]:
-    states = dict(contender.states) if contender else {}
-    if line and not states:
-        states = {"diverged": line.diverged} if line.diverged else {}
-    runs = sum(states.values())
-    values = [(shown(contender.params, name), name) for name in columns] if contender else []
+    states, runs = contender.states, sum(contender.states.values())
+    values = [(name, shown(contender.params, name)) for name in columns]
     return {
-        "page": page,
-        "href": entry.get("href") if entry else f"{page}.html",
+        "page": contender.page,
+        "href": entry.get("href"),
         "state": entry.get("state", "done"),
         "troubles": [
             (f"{count} of {runs} runs {state}" if runs > 1 else state, state)
@@ -348,9 +338,8 @@ def _board_row(
         "seeds": len(line.rows) if line else 0,
         "first": {name: line.row.get(name) if line else None for name in artifacts.RESULT_COLUMNS},
         "mean": line.validation if line else None,
-        "curve": sparkline(contender.histories, span) if contender else "",
-        # A page whose parameters are not known keeps its cells: the table stays one that can be sorted and filtered.
-        "values": [(v, v in (shown(schema.DEFAULTS, n), SETTLED)) for v, n in values] or [("–", True)] * len(columns),
+        "curve": sparkline(contender.histories, span),
+        "values": [(v, v in (shown(schema.DEFAULTS, name), SETTLED)) for name, v in values],
     }
 
 

@@ -23,6 +23,7 @@ from IPython.display import Markdown, display
 
 from fer_core import artifacts, claims, data, devices, evaluation, plots, schema
 from fer_core.artifacts import Run, find_run, run_key, settings
+from fer_core.claims import told as interval
 from fer_core.data import Faces
 from fer_core.schema import FerError, Params, listed, percent
 
@@ -54,22 +55,6 @@ class Table(pd.DataFrame):
         shown = self.reset_index() if named else self
         with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
             return shown.to_html(border=0, na_rep="–", index=not named)
-
-
-def interval(found: Sequence[Any], metric: str = "", change: bool = False) -> str:
-    """(value, low, high, …) as "61.2 % [59.6, 62.8]"; differences of shares in points, losses in nats.
-
-    Parameters
-    ----------
-    found : value, low, high, as of `evaluation` or `claims`; low and high may be None
-    metric : names the unit: a share, points or nats
-    change : whether it is a difference, with its sign
-
-    Returns
-    -------
-    str
-    """
-    return claims.told(found, metric, change)
 
 
 def with_interval(metrics: Mapping[str, Any]) -> str:

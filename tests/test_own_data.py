@@ -17,6 +17,7 @@ from PIL import Image
 from fer_core import artifacts, build, data, notebook, plots, report
 from fer_core.artifacts import Settings
 from fer_core.data import PRIVATE, PUBLIC, TRAINING, Faces
+from fer_core.leaderboard import Contender
 from fer_core.schema import EMOTIONS, ROOT, DataError, ParameterError, Params
 
 TWELVE = [
@@ -167,7 +168,8 @@ def test_index_lists_what_does_not_apply_and_sets_no_original_beside_own_data(
     assert "help the rare classes" in index  # "Class weights" before it links to the glossary
     row = {**dict.fromkeys(artifacts.RESULT_COLUMNS), "page": "04_complex_cnn/default"}
     for is_own in (True, False):
-        assert ("Original</th>" in report.render_index(two, [], [row], [], 0, fer2013=not is_own)) != is_own
+        own = [Contender(row["page"], Params())]
+        assert ("Original</th>" in report.render_index(two, [], [row], [], 0, own, fer2013=not is_own)) != is_own
 
 
 def faces_of(classes: tuple[str, ...], side: int, tests: int) -> Faces:

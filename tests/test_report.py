@@ -21,6 +21,7 @@ from PIL import Image
 
 from fer_core import artifacts, report
 from fer_core.artifacts import Run, Settings
+from fer_core.leaderboard import Contender
 from fer_core.report import PageContext
 from fer_core.reproduce import PROVENANCE
 from fer_core.schema import ROOT, Page, Params, parse_set
@@ -599,7 +600,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], str]:
         monkeypatch.setattr(report, "read_notebook", lambda name: cells(f"# Chapter {name}"))
         settings = Settings(None if sample else Path("x"), "d", "cpu", Path("out"))
         claims = [{**CLAIM, "rule": "R", "verdict": "inconclusive"}]
-        return report.render_index(settings, ENTRIES, ROWS, claims, 3)
+        return report.render_index(settings, ENTRIES, ROWS, claims, 3, [Contender(ROWS[0]["page"], Params())])
 
     return made
 
