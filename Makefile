@@ -3,19 +3,20 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
-export FER_DATA := $(DATA)
-export FER_NAME := $(NAME)
-export FER_DEVICE := $(DEVICE)
-export FER_JOBS := $(JOBS)
-export FER_OUT := $(OUT)
-export FER_SET := $(SET)
-export FER_ENGINE := $(ENGINE)
-export FER_ADDRESS := $(ADDRESS)
-export FER_GPUS_PER_RUN := $(GPUS_PER_RUN)
-export FER_PRICE := $(PRICE)
+export FER_DATA := $(or $(DATA),$(FER_DATA))
+# WSL has a NAME in its environment, the machine's.
+export FER_NAME := $(or $(if $(filter command,$(firstword $(origin NAME))),$(NAME)),$(FER_NAME))
+export FER_DEVICE := $(or $(DEVICE),$(FER_DEVICE))
+export FER_JOBS := $(or $(JOBS),$(FER_JOBS))
+export FER_OUT := $(or $(OUT),$(FER_OUT))
+export FER_SET := $(or $(SET),$(FER_SET))
+export FER_ENGINE := $(or $(ENGINE),$(FER_ENGINE))
+export FER_ADDRESS := $(or $(ADDRESS),$(FER_ADDRESS))
+export FER_GPUS_PER_RUN := $(or $(GPUS_PER_RUN),$(FER_GPUS_PER_RUN))
+export FER_PRICE := $(or $(PRICE),$(FER_PRICE))
 export FER_IMAGES := $(value IMAGES)
-export FER_MODEL := $(MODEL)
-export FER_NO_DETECT := $(NO_DETECT)
+export FER_MODEL := $(or $(MODEL),$(FER_MODEL))
+export FER_NO_DETECT := $(or $(NO_DETECT),$(FER_NO_DETECT))
 
 # The environment is known by its lock's content, not by time stamps. PYTHON= takes an interpreter as it is.
 LOCK := $(firstword $(shell cksum requirements.lock))
@@ -46,6 +47,10 @@ all-reports: $(ENVIRONMENT) ## make every page that is not current, and the inde
 
 report: $(ENVIRONMENT) ## make one page: PAGE=04_complex_cnn/default
 	@$(RUN) -m fer_core report $(PAGE)
+
+# A page by its file: make reports/sample/04_complex_cnn/default.html
+reports/%.html: FORCE $(ENVIRONMENT)
+	@FER_NAME=$(firstword $(subst /, ,$*)) $(RUN) -m fer_core $(if $(filter %/index,$*),all-reports,report $(*:$(firstword $(subst /, ,$*))/%=%))
 
 plan: $(ENVIRONMENT) ## what is current, what would run and why; runs nothing
 	@$(RUN) -m fer_core plan $(PAGE)
@@ -89,7 +94,7 @@ test-slow: $(ENVIRONMENT) ## the slow tests: kills, browser, clones
 
 bench: $(ENVIRONMENT) ## this engine against the loop people write today; reading FER2013 against torchvision's
 	@$(RUN) -m benchmarks.engine
-	@$(RUN) -m benchmarks.data_reading $(DATA)
+	@$(RUN) -m benchmarks.data_reading $(if $(FER_DATA),"$(FER_DATA)")
 
 lint: $(ENVIRONMENT) ## style and types
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
@@ -101,6 +106,8 @@ lock: $(ENVIRONMENT) ## resolve requirements.lock anew from pyproject.toml
 .venv/lock-$(LOCK):
 	@echo "making .venv from requirements.lock (a few minutes, once)"
 	@test -x .venv/bin/python || python3 -m venv .venv
+	@.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { rm -r .venv; echo "python3 is older than 3.11 here: put a newer one first in PATH" >&2; exit 1; }
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	@.venv/bin/python -c "import pathlib, site; pathlib.Path(site.getsitepackages()[0], 'fer_core.pth').write_text(str(pathlib.Path.cwd()))"
 	@rm -f .venv/lock-* && touch $@

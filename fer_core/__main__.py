@@ -63,27 +63,36 @@ def _data(_: argparse.Namespace) -> int:
 
 
 def _lab(_: argparse.Namespace) -> int:
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
+    path, s = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])), artifacts.settings()
+    # Kernels start in notebooks/, where a relative path would mean another place.
+    environment = {**os.environ, "PYTHONPATH": path, "FER_OUT": str(s.out), "FER_DATA": str(s.data or "")}
     return subprocess.call([sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks")], env=environment)
 
 
 def _clean(_: argparse.Namespace) -> int:
-    """Remove reports and the run store, naming what they weigh; on a terminal only after a yes."""
+    """Remove what can be rebuilt, naming what it weighs; on a terminal only after a yes.
+
+    Runs from another machine stay, and so does whatever else lies under reports/.
+    """
     settings = artifacts.settings()
-    reports = settings.out / "reports"
-    folders = [settings.store, *(f for f in reports.glob("*") if f.is_dir() and f.name != "published")]
-    folders = [folder for folder in folders if folder.exists()]
+    names = ("sample", "predictions", settings.name)
+    folders = [path for path in settings.store.glob("*") if path.name != "imported"]
+    for folder in (settings.out / "reports").glob("*"):
+        ours = folder.name in names or (folder / "results.csv").exists()
+        folders += [folder] * (ours and folder.name != "published")
     runs = list((settings.store / "runs").glob("*/run.json"))
     hours = sum((artifacts.read_json(run) or {}).get("seconds", 0) for run in runs) / 3600
     for folder in folders:
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in [folder, *folder.rglob("*")] if file.is_file())
         print(f"{size / 1e6:10,.1f} MB  {folder}")
     print(f"{len(runs)} runs, {hours:.1f} hours of training, among them.")
     if folders and sys.stdin.isatty() and input("Remove? [y/N] ").strip().lower() != "y":
         return 1
     for folder in folders:
-        shutil.rmtree(folder)
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink()
     return 0
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,7 +58,6 @@ CLAIM_COLUMNS = ("claim", "page", "effect", "low", "high", "n", "rule", "verdict
 FINISHED = ("done", "diverged")
 PRIVATE = ("host", "wandb_id")  # entries of run.json that name the machine and its tracking: not for others
 RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "model.safetensors", "run.json")
-TRAIN_HERE = "FER_AFRESH=1 trains it here"  # what a ledger lacks
 DERIVED_FILES = ("attention.json", "ensemble.json", "ablation.json")  # by `Run.derived`
 
 
@@ -91,7 +91,7 @@ def read_json(path: Path) -> Any:
     """What the file holds; None where there is none or it is not whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
@@ -170,7 +170,9 @@ def settings() -> Settings:
     here = ROOT if PACKAGE.parent == ROOT else Path.cwd()  # nothing is written to where packages are installed
     out = Path(os.environ.get("FER_OUT") or here).expanduser().resolve()
     path = Path(data).expanduser().resolve() if data else None
-    afresh = bool(os.environ.get("FER_AFRESH"))
+    if name == "fer2013" and data is None:
+        raise ParameterError("NAME is 'fer2013' without its images, and drawn ones must not pass for them: add DATA=.")
+    afresh = os.environ.get("FER_AFRESH", "") not in ("", "0")
     return Settings(path, name, device, out, parse_set(os.environ.get("FER_SET") or ""), afresh)
 
 
@@ -195,8 +197,17 @@ def code_fingerprint(*files: str) -> str:
                 text = body[0].value
                 if isinstance(text, ast.Constant) and isinstance(text.value, str):
                     body.pop(0)
-        trees.append([name, ast.dump(tree)])
+        trees.append([name, _dumped(tree)])
     return digest(trees)
+
+
+def _dumped(tree: ast.AST) -> str:
+    """The same words on every Python: 3.12 added a field to functions and classes, 3.13 leaves out what is empty."""
+    if sys.version_info >= (3, 12):
+        for node in ast.walk(tree):
+            node._fields = tuple(name for name in node._fields if name != "type_params")
+    every: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **every)
 
 
 def training_fingerprint(network: str) -> str:
@@ -289,7 +300,7 @@ class Run:
 
         file = self.folder / "predictions.parquet"
         if not file.exists():
-            raise FerError(f"Run {self.key} is here without its predictions: {TRAIN_HERE}.")
+            raise FerError(f"Run {self.key} is here without its predictions: {self._remedy}.")
         found = pd.read_parquet(file)
         halves = [name for name in found.columns if found[name].dtype == "float16"]
         return found.astype(dict.fromkeys(halves, "float32"))
@@ -316,8 +327,16 @@ class Run:
                 write_json(path, {"of": mark, "code": code, "value": make()})
                 kept = read_json(path)
         elif kept.get("of") != mark:
-            raise FerError(f"Run {self.key} is here without its weights, and {path.name} is not of this: {TRAIN_HERE}.")
+            why = f"is here without its weights, and {path.name} is not of this"
+            raise FerError(f"Run {self.key} {why}: {self._remedy}.")
         return kept["value"]
+
+    @property
+    def _remedy(self) -> str:
+        """How to get what a ledger lacks."""
+        if ROOT in self.folder.parents and "published" in self.folder.parts:
+            return "FER_AFRESH=1 trains it here"
+        return f"remove {self.folder.parent.name}/{self.folder.name} from the run store, and it is trained anew"
 
     @property
     def selected_epoch(self) -> int:

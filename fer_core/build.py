@@ -142,7 +142,7 @@ class Plan:
             name: params for name, params in resolved.items() if not schema.applies(params, classes)
         }  # pages that ask about FER2013's emotions
         every = [name for name in every if name not in self.elsewhere]
-        wanted = list(names) if names is not None else every
+        wanted = list(dict.fromkeys(names)) if names is not None else every
         for name in set(wanted) & set(self.elsewhere):
             raise ParameterError(f"{name} {NOT_HERE}: leave it out.")
         self._runs: dict[str, WantedRun] = {}
@@ -353,9 +353,10 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
             "inputs": page.inputs,
             "neighbours": page.neighbours,
         }
-        own = page.own
-        seconds = 8.0 + (plan.seconds(own) if own and provider.get(own.key) == page.name else 0.0)
-        tasks.append(Task(page.name, message, after, seconds, own.key if own and not apart else ""))
+        own = page.own if page.own and provider.get(page.own.key) == page.name else None
+        seconds = 8.0 + (plan.seconds(own) if own else 0.0)
+        trains = own is not None and provider.get(own.key) == page.name
+        tasks.append(Task(page.name, message, after, seconds, own.key if own and trains else ""))
     for run in plan.missing_runs():
         if run.key not in provider:
             stated = {name: value for name, value in _stated(run.params).items() if name not in ("arms", "rule")}
@@ -429,7 +430,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     """One thread a worker (JOBS of them fill the cores), and what the settings say."""
     words = {
         "FER_DATA": str(settings.data or ""),
-        "FER_NAME": settings.name if settings.data else "",
+        "FER_NAME": settings.name,
         "FER_DEVICE": settings.device,
         "FER_OUT": str(settings.out),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
@@ -537,11 +538,14 @@ class Build:
         with self.lock:
             while any(task.message["kind"] in kinds for task in self.waiting):
                 open_keys = {key for task in [*self.waiting, *self.running.values()] for key in (task.key, task.name)}
-                for task in self.waiting:
-                    if task.message["kind"] in kinds and not (task.after & open_keys) - {task.key}:
-                        self.waiting.remove(task)
-                        self.running[task.name] = task
-                        return task
+                ready = [task for task in self.waiting if not task.after & open_keys]
+                if not ready and not self.running:  # pages that wait for each other: a run's lock lets one go first
+                    ready = self.waiting
+                task = next((task for task in ready if task.message["kind"] in kinds), None)
+                if task is not None:
+                    self.waiting.remove(task)
+                    self.running[task.name] = task
+                    return task
                 self.lock.wait(1.0)
         return None
 
@@ -572,11 +576,14 @@ class Build:
         worker: Worker | None = None
         log = self.plan.settings.store / f"worker-{number}.log"
         while (task := self._next(("page",) if self.engine else ("page", "run"))) is not None:
-            if worker is None:
-                worker = Worker(self.plan.settings, log)
-                self.workers.append(worker)
-            answer = worker.do(task.message)
-            if answer.get("gone"):
+            try:
+                if worker is None:
+                    worker = Worker(self.plan.settings, log)
+                    self.workers.append(worker)
+                answer = worker.do(task.message)
+            except Exception as fault:  # a thread that died would leave its task under way for ever
+                answer = {"error": f"{type(fault).__name__}: {fault}", "gone": True}
+            if answer.get("gone") and worker is not None:
                 worker.close()
                 worker = None
             self._done(task, answer)
@@ -585,7 +592,11 @@ class Build:
 
     def _send(self, engine: Engine) -> None:
         while (task := self._next(("run",))) is not None:
-            self._done(task, engine.do(task.message))
+            try:
+                answer = engine.do(task.message)
+            except Exception as fault:
+                answer = {"error": f"{type(fault).__name__}: {fault}"}
+            self._done(task, answer)
 
     def run(self) -> None:
         """All tasks, JOBS at a time. Ctrl-C ends the workers: trainings go on from their checkpoints next time."""
@@ -603,6 +614,8 @@ class Build:
         except BaseException:
             self.stopped = True
             self.waiting.clear()
+            for worker in list(self.workers):  # all are told before any is waited for
+                worker.process.terminate()
             for worker in list(self.workers):
                 worker.close()
             raise
@@ -786,7 +799,7 @@ def compare_study(plan: Plan) -> dict[str, list[str]]:
     """
     final, records = leaderboard.final_page(results(plan)), plan.settings.reports.glob("compare/*/page.json")
     wanted = [[name or final or "" for name in names] for names in report.COMPARED]
-    wanted += [read_json(record)["pages"] for record in sorted(records)]
+    wanted += [told["pages"] for record in sorted(records) if (told := read_json(record))]
     standing = {report.comparison_name(names): names for names in wanted if comparable(plan, names)}
     for names in standing.values():
         compare(plan, names)
@@ -822,14 +835,16 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
     compared = report.comparisons(plan.settings.reports, standing)
     swept = report.sweeps(plan.settings.reports)
-    state = digest([entries, compared, swept, plan.rendering, artifacts.code_fingerprint("build.py", "leaderboard.py")])
-    index = plan.settings.reports / "index.html"
-    stood = read_json(mark) or {}
-    if index.exists() and stood.get("state") == state and stood.get("html") == digest(index.read_bytes()):
+    code = artifacts.code_fingerprint("build.py", "leaderboard.py", "limits.py")
+    state, stood = digest([entries, compared, swept, plan.rendering, code]), read_json(mark) or {}
+    files = {plan.settings.reports / name: known for name, known in stood.get("files", {}).items()}
+    whole = files and all(file.exists() and digest(file.read_bytes()) == known for file, known in files.items())
+    if whole and stood.get("state") == state:
         return
-    for name, content in tables(plan, entries, compared, swept).items():
+    made = tables(plan, entries, compared, swept)
+    for name, content in made.items():
         artifacts.write_bytes(plan.settings.reports / name, content)
-    artifacts.write_json(mark, {"state": state, "html": digest(index.read_bytes())})
+    artifacts.write_json(mark, {"state": state, "files": {name: digest(content) for name, content in made.items()}})
 
 
 def tables(
@@ -861,7 +876,7 @@ def entry(page: PagePlan, settings: Settings, failures: Mapping[str, str]) -> di
     """What the index says of a page."""
     folder = settings.reports / page.name
     made = read_json(folder / "page.json") or {}
-    failed = report.page_file(folder, ".failed.html").exists()
+    failed = bool(page.reasons) and report.page_file(folder, ".failed.html").exists()
     state = "failed" if failed else "done" if not page.reasons else "stale" if made else "missing"
     ending = ".failed.html" if failed else ".html"
     return {
@@ -917,6 +932,9 @@ def build(
     work.run()
     after = Plan(settings, names)
     write_tables(after, work.failures)
+    if not work.cut:
+        left = [page for page in after.chosen if page.reasons and page.name not in work.failures]
+        work.failures |= {page.name: f"not current after all: {'; '.join(page.reasons)}" for page in left}
     if work.failures:
         print(f"\n{len(work.failures)} failed:")
         for name, why in work.failures.items():

@@ -36,6 +36,8 @@ from fer_core import sample
 from fer_core.artifacts import atomic_file, code_fingerprint, read_json, write_json
 from fer_core.schema import EMOTIONS, USAGES, DataError, ParameterError, nearest
 
+SPOKEN = {"anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad"}
+SPOKEN["surprised"] = "surprise"  # other names of FER2013's folders
 UNLABELLED = 255  # the label of an image of the competition's test.csv
 TRAINING, PUBLIC, PRIVATE = range(3)  # positions in USAGES
 LOW_CONTRAST_STD = 2.0  # grey levels; FER2013's 13 lie below 0.7, the next at 4.1
@@ -528,7 +530,10 @@ def _columns(entry: Entry) -> tuple[str, dict[str, str]]:
     """The delimiter, and the columns by lower-case name (Kaggle's icml_face_data.csv has " Usage" and " pixels")."""
     line = entry.read(HEAD_BYTES).split(b"\n", 1)[0].decode("utf-8-sig", "replace")
     delimiter = max(",;\t", key=line.count)
-    names = next(csv.reader([line], delimiter=delimiter), [])
+    try:
+        names = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error as fault:  # line ends of another age, among others
+        raise DataError(f"{entry.path}: its first line is no list of columns ({fault}): {DAMAGED}.") from None
     return delimiter, {name.strip().casefold(): name for name in names}
 
 
@@ -752,6 +757,8 @@ def _from_pictures(pictures: list[Entry], name: str) -> Raw:
         raise DataError(
             f"{name}: '{odd}' lies in no train, validation or test folder, as others do: move or remove it."
         )
+    if {SPOKEN.get(found.casefold(), found.casefold()) for found, _ in places if found is not None} <= set(EMOTIONS):
+        places = [(found and SPOKEN.get(found.casefold(), found), usage) for found, usage in places]
     spelling: dict[str, str] = {}
     for found, _ in places:
         if found is not None:
@@ -785,7 +792,7 @@ def _place(path: str, name: str, root: int) -> tuple[str | None, int | None]:
     usage, below = None, folders[root : root + 1]  # what lies deeper (anna/2024/) is still of that class
     if splits:  # train/<class>/…, or <class>/train/…
         usage = USAGE_OF[folders[splits[-1]].casefold()]
-        below = folders[splits[-1] + 1 :] or folders[: splits[-1]][-1:]
+        below = folders[splits[-1] + 1 :] or folders[root : splits[-1]][-1:]
     if prefix:
         usage = USAGE_OF[prefix[1].lower()]
     if not below and usage != PRIVATE:

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -548,12 +549,26 @@ def image_paths(words: Sequence[str]) -> list[Path]:
     """The paths that IMAGES names: one as it stands, or several parted by blanks; quotes and patterns as in a shell."""
     paths: list[Path] = []
     for word in words:
-        given = Path(word).expanduser()
-        parts = [word] if given.exists() else shlex.split(word) or [word]
-        for part in parts:
+        for part in [word] if _exists(word) else _parted(word):
             path = Path(part).expanduser()
-            paths += [path] if path.exists() else sorted(path.parent.glob(path.name)) or [path]
+            whole = path.relative_to(path.anchor).as_posix()  # a pattern must be relative
+            paths += [path] if _exists(part) else sorted(Path(path.anchor).glob(whole)) or [path]
     return paths
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).expanduser().exists()
+    except OSError:  # too long to be a name
+        return False
+
+
+def _parted(word: str) -> list[str]:
+    """Words parted by blanks, quotes as in a shell; whole where they do not close, as in Anna's photos/*.jpg."""
+    try:
+        return shlex.split(word.replace("\\", "\\\\") if os.name == "nt" else word) or [word]
+    except ValueError:
+        return [word]
 
 
 def predict(words: Sequence[str], settings: Settings, model_words: str = "", detect: bool = True) -> int:

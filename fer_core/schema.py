@@ -209,6 +209,8 @@ def _range_fault(value: Any, spec: Spec) -> str | None:
     if spec.kind is str and spec.choices and value not in spec.choices:
         return f"is '{value}', expected one of {', '.join(spec.choices)}{nearest(value, spec.choices)}"
     if spec.kind in (int, float):
+        if isinstance(value, int) and abs(value) > 2**63:
+            return "is a number of too many digits"
         bounds = [(spec.low, "at least", value >= (spec.low or 0)), (spec.high, "at most", value <= (spec.high or 0))]
         bounds.append((spec.above, "above", value > (spec.above or 0)))
         if not math.isfinite(value):
@@ -266,7 +268,7 @@ def check(values: Mapping[str, Any], where: str, allowed: Iterable[str] | None =
 
 def network_names() -> list[str]:
     """The networks there are: one for each file in fer_core/networks/, found without importing any."""
-    files = (Path(__file__).parent / "networks").glob("*.py")
+    files = (Path(__file__).parent / "networks").glob("[!.]*.py")
     return sorted(f.stem for f in files if f.stem not in ("__init__", "layers"))
 
 
@@ -291,6 +293,8 @@ def _strict_loader() -> Any:
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ParameterError(f"line {key_node.start_mark.line + 1}: a name is expected before the colon.")
             key = loader.construct_object(key_node)
             if key in seen:
                 raise ParameterError(f"line {key_node.start_mark.line + 1}: {key} stands twice; delete one.")
@@ -375,7 +379,7 @@ class Page:
 
 def page_names() -> list[str]:
     """Every page, in reading order: notebooks by number, `default` first in each, `summary` last."""
-    files = (ROOT / "params").glob("[0-9]*/*.yaml")
+    files = (ROOT / "params").glob("[0-9]*/[!.]*.yaml")  # none that an editor or a system put beside
     rank = {"default": 0, "summary": 2}
     names = [f"{f.parent.name}/{f.stem}" for f in files]
     return sorted(names, key=lambda n: (n.split("/")[0], rank.get(n.split("/")[1], 1), n))

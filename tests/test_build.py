@@ -231,6 +231,7 @@ def test_a_page_may_have_a_dot_in_its_name(tree: Path) -> None:
         (("plan",), {"FER_SET": "epochs=0"}, "expected at least 1"),
         (("plan",), {"FER_DATA": "nowhere.csv"}, "nowhere.csv"),
         (("plan",), {"FER_NAME": "published"}, "reserved"),
+        (("plan",), {"FER_NAME": "fer2013"}, "add DATA="),
         (("plan",), {"FER_DEVICE": "gpu"}, "expected auto, cpu, cuda or mps"),
         (("plan",), {"FER_JOBS": "two"}, "JOBS is 'two'"),
     ],
@@ -244,13 +245,83 @@ def test_bad_input_gets_one_sentence_and_no_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_clean_names_sizes_and_removes_what_can_be_rebuilt(tree: Path) -> None:
-    (tree / "reports/published/fer2013").mkdir(parents=True)
+def test_clean_names_sizes_and_removes_what_can_be_rebuilt_and_nothing_else(tree: Path) -> None:
+    for kept in ("reports/published/fer2013", "reports/thesis", ".runs/imported/some", "elsewhere"):
+        (tree / kept).mkdir(parents=True)
+    (tree / ".runs/linked").symlink_to(tree / "elsewhere", target_is_directory=True)
     done = command(tree, "clean")
-    assert "MB" in done.stdout
-    assert not (tree / ".runs").exists()
-    assert not reports(tree).exists()
-    assert (tree / "reports/published/fer2013").exists()
+    assert done.returncode == 0 and "MB" in done.stdout
+    assert [path.name for path in (tree / ".runs").iterdir()] == ["imported"]
+    assert sorted(path.name for path in (tree / "reports").iterdir()) == ["published", "thesis"]
+    assert (tree / "elsewhere").exists() and (tree / ".runs/imported/some").exists()
+
+
+def test_a_table_or_page_that_was_removed_or_changed_comes_back(tree: Path) -> None:
+    stood = {name: (reports(tree) / name).read_bytes() for name in ("results.csv", "glossary.html", "index.html")}
+    (reports(tree) / "results.csv").unlink()
+    (reports(tree) / "glossary.html").write_text("mine")
+    assert "are current" in command(tree, "all-reports").stdout
+    assert {name: (reports(tree) / name).read_bytes() for name in stood} == stood
+
+
+def test_a_failure_that_was_undone_is_forgotten(tree: Path) -> None:
+    (reports(tree) / "01_net/slow.failed.html").write_text("it failed once")
+    command(tree, "all-reports")
+    assert "failed" not in (reports(tree) / "index.html").read_text().partition("<body")[2]
+
+
+def test_a_worker_that_cannot_start_fails_its_pages(tree: Path) -> None:
+    log = tree / ".runs/worker-0.log"
+    log.unlink(missing_ok=True)
+    log.mkdir()
+    html = reports(tree) / "01_net/slow.html"
+    html.unlink()
+    done = command(tree, "report", "01_net/slow", FER_JOBS="1")
+    assert done.returncode == 1 and "IsADirectoryError" in done.stdout
+    assert not html.exists()
+
+
+def test_drawn_data_under_a_name_of_its_own_lies_there_alone(tree: Path) -> None:
+    assert command(tree, "report", "01_net/slow", FER_NAME="mine").returncode == 0
+    assert (tree / "reports/mine/01_net/slow.html").exists()
+    assert "01_net/slow" not in plan(tree, FER_NAME="mine")
+
+
+def test_a_page_named_twice_is_made_once(tree: Path) -> None:
+    (reports(tree) / "01_net/slow.html").unlink()
+    done = command(tree, "report", "01_net/slow", "01_net/slow", FER_JOBS="2")
+    assert done.returncode == 0 and "1 page made" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_pages_that_wait_for_each_others_runs_are_made(tree: Path) -> None:
+    for name, seeds in (("one", "[0, 1]"), ("other", "[1, 0]")):
+        (tree / f"params/01_net/{name}.yaml").write_text(f"seeds: {seeds}\nlearning_rate: 0.02\n")
+    done = command(tree, "report", "01_net/one", "01_net/other", FER_JOBS="2")
+    assert done.returncode == 0 and "2 pages made" in done.stdout
+
+
+def test_damaged_records_break_no_plan(tree: Path) -> None:
+    (reports(tree) / "01_net/slow/page.json").write_bytes(b"\xff\xfe")
+    assert "01_net/slow: never made" in plan(tree)
+
+
+def test_one_code_has_one_fingerprint_on_every_python() -> None:
+    known = artifacts.code_fingerprint("networks/layers.py", "augment.py")
+    code = "from fer_core import artifacts; print(artifacts.code_fingerprint('networks/layers.py', 'augment.py'))"
+    others = [python for minor in (12, 13) if (python := shutil.which(f"python3.{minor}"))]
+    others = [python for python in others if subprocess.run([python, "-V"], capture_output=True).returncode == 0]
+    if not others:
+        pytest.skip("no other Python here")
+    for python in others:
+        done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == known
+
+
+def test_a_page_can_be_asked_for_by_its_file() -> None:
+    asked = ["reports/sample/04_complex_cnn/default.html", "reports/mine/index.html"]
+    done = subprocess.run(["make", "-n", *asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "FER_NAME=sample .venv/bin/python -m fer_core report 04_complex_cnn/default\n" in done.stdout
+    assert "FER_NAME=mine .venv/bin/python -m fer_core all-reports\n" in done.stdout
 
 
 def test_summary_made_before_its_claims_were_trained_is_stale_once_they_are(

@@ -185,6 +185,14 @@ def test_page_whose_run_the_engine_did_not_finish_is_not_trained_here(place: Set
     assert bool(work.cut) != failed
 
 
+def test_an_engine_that_raises_ends_the_build_and_says_why(place: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Broken({})
+    monkeypatch.setattr(engine, "do", lambda message: 1 / 0)
+    work = build.Build(build.Plan(place, [PAGE]), 1, lambda line: None, engine)
+    work.run()
+    assert "ZeroDivisionError" in next(iter(work.failures.values())) and not work.running
+
+
 def test_first_run_of_a_page_goes_to_the_engine_too(place: Settings) -> None:
     plan = build.Plan(place, [PAGE])
     here = [task.message["kind"] for task in build.tasks_of(plan)]

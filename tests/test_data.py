@@ -353,6 +353,21 @@ def test_some_of_the_emotions_are_own_data_in_label_order(tmp_path: Path, store:
     assert faces.classes == ("angry", "happy", "sad")
 
 
+def test_fer2013s_folders_may_have_their_other_names(tmp_path: Path, store: Path):
+    spoken = ("angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral")
+    faces = data.open_faces(own_folder(tmp_path / "f", spoken), store)
+    assert faces.classes == EMOTIONS
+    assert same(faces, data.open_faces(own_folder(tmp_path / "g", EMOTIONS), store))
+    assert data.open_faces(own_folder(tmp_path / "h", ("fearful", "bold")), store).classes == ("bold", "fearful")
+
+
+def test_a_folder_around_train_and_test_is_no_class(tmp_path: Path, store: Path):
+    folder = own_folder(tmp_path / "f" / "fer", splits=("train",))
+    own_folder(tmp_path / "f" / "fer", ("",), 3, ("test",))
+    around, within = (data.open_faces(path, store) for path in (folder.parent, folder))
+    assert (around.labels == UNLABELLED).sum() == 3 and same(around, within)
+
+
 def test_test_pictures_without_class_folder_are_unlabelled(tmp_path: Path, store: Path):
     folder = own_folder(tmp_path / "f", splits=("train",))
     own_folder(tmp_path / "f", ("",), 3, ("test",))

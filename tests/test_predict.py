@@ -184,6 +184,10 @@ def test_images_may_have_blanks_quotes_and_patterns(tmp_path: Path, monkeypatch:
     assert predict.image_paths(["my face.png"]) == [Path("my face.png")]
     assert predict.image_paths(["'my face.png' b.png"]) == [Path("my face.png"), Path("b.png")]
     assert predict.image_paths(["?.png"]) == [Path("b.png"), Path("c.png")]
+    photo(tmp_path / "Anna's" / "one.png")
+    assert predict.image_paths(["Anna's/*.png"]) == predict.image_paths(["A*/*.png"]) == [Path("Anna's/one.png")]
+    assert predict.image_paths([str(tmp_path / "?.png")]) == [tmp_path / "b.png", tmp_path / "c.png"]
+    assert predict.image_paths([" ".join(["b.png"] * 60)]) == [Path("b.png")] * 60  # as one name too long to be any
 
 
 # -- faces

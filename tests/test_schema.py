@@ -87,6 +87,23 @@ def test_duplicate_key_in_a_nested_map_is_refused(tmp_path: Path) -> None:
         schema.load_yaml(path)
 
 
+@pytest.mark.parametrize("text", ["a: {{x}}\n", "[1, 2]: 3\n"])
+def test_a_key_that_is_no_name_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "page.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match="line 1: a name is expected"):
+        schema.load_yaml(path)
+
+
+def test_what_an_editor_puts_beside_pages_is_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "ROOT", tmp_path)
+    (tmp_path / "params/01_net").mkdir(parents=True)
+    for name in ("default.yaml", "._default.yaml"):
+        (tmp_path / "params/01_net" / name).touch()
+    (tmp_path / "params/01_net/.#default.yaml").symlink_to("nobody@nowhere")
+    assert schema.page_names() == ["01_net/default"]
+
+
 @pytest.mark.parametrize("text", ["epochs: [1\n", "- 1\n- 2\n", "epochs: 2\n\tseeds: [0]\n", "just words"])
 def test_what_is_no_map_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.yaml"
