@@ -862,7 +862,7 @@ def tables(
     files = {
         "results.csv": artifacts.csv_bytes(artifacts.RESULT_COLUMNS, rows),
         "claims.csv": artifacts.csv_bytes(artifacts.CLAIM_COLUMNS, stored),
-        glossary.FILE: report.render_glossary(plan.settings).encode(),
+        glossary.FILE: report.render_glossary(plan.settings, bool(plan.own)).encode(),
     }
     if plan.fer2013:
         runs = {run.key: run.found for page in plan.pages.values() for run in page.runs if run.found is not None}

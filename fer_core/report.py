@@ -936,12 +936,11 @@ def _linked_pages(content: str, entries: Iterable[Mapping[str, Any]]) -> str:
     return content
 
 
-def render_glossary(settings: Settings) -> str:
-    """What the terms mean that pages link to."""
+def render_glossary(settings: Settings, own: bool = False) -> str:
+    """What the terms mean that pages link to; `own`: beside the user's own images."""
     terms = sorted(glossary.TERMS, key=lambda term: term.name.lower())
     told = [(term, glossary.link(html.escape(term.meaning), "", term.name)) for term in terms]
-    template = environment().get_template("glossary.html.j2")
-    return template.render(**_script(), dataset=settings.name, terms=told).strip() + "\n"
+    return _beside_index(settings, title="Glossary", terms=told, own=own)
 
 
 def render_sweep(told: Mapping[str, Any]) -> str:
@@ -953,6 +952,9 @@ def render_sweep(told: Mapping[str, Any]) -> str:
 def render_text(settings: Settings, title: str, source: str) -> str:
     """A page of text beside the index, from our own Markdown."""
     content, headings = _headings(markdown(source, trusted=True))
-    told = {"dataset": settings.name, "title": title, "content": content, "headings": headings}
-    rendered = environment().get_template("text.html.j2").render(**_script(), **told)
-    return glossary.link_page(rendered.strip() + "\n", glossary.FILE)
+    return glossary.link_page(_beside_index(settings, title=title, content=content, headings=headings), glossary.FILE)
+
+
+def _beside_index(settings: Settings, **told: Any) -> str:
+    rendered = environment().get_template("text.html.j2").render(**_script(), dataset=settings.name, **told)
+    return str(rendered).strip() + "\n"
