@@ -299,8 +299,6 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
     -------
     Axes
     """
-    import seaborn
-
     n, k = matrix.sum(axis=1), len(classes)
     shares = matrix / np.maximum(n, 1)[:, None]
     mistakes = np.where(np.eye(k, dtype=bool), 0, shares)
@@ -316,26 +314,41 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
         ]
         if len(alike) > 1:
             finding = f"Most often mistaken ({share}): {_listed(alike)}"
+    told = "share of the row, count" if k < MANY_CLASSES else "colour: share of the row; number: count"
+    ax = _heat_map(shares, _cells(shares, matrix), classes, n, "Purples", (0, 1), told)
+    _title(_figure(ax), finding)
+    counts = pd.DataFrame(matrix, columns=[f"predicted {name}" for name in classes])
+    _plotted(_figure(ax), "confusion_matrix", counts.assign(true=list(classes))[["true", *counts.columns]])
+    return ax
+
+
+def _heat_map(
+    values: np.ndarray,
+    cells: np.ndarray | None,
+    classes: Sequence[str],
+    n: np.ndarray,
+    colours: str,
+    limits: tuple[float, float],
+    told: str,
+) -> Axes:
+    """True (rows, with their `n`) by predicted: float (k, k), with what stands in the cells, as told below."""
+    import seaborn
+
+    k, names = len(classes), short_names(classes)
     cell = 0.62 if k < MANY_CLASSES else 0.42 if k < TOO_MANY_CLASSES else 0.2  # inches high
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + cell * k))
-    _title(figure, finding)
-    names = short_names(classes)
-    upright = k * max(map(len, names)) > ROW_LETTERS
+    _, ax = plt.subplots(figsize=(WIDTH, 1.2 + cell * k))
     seaborn.heatmap(
-        shares, annot=_cells(shares, matrix), fmt="", cmap=_legible("Purples"), vmin=0, vmax=1, cbar=False, ax=ax,
+        values, annot=cells, fmt="", cmap=_legible(colours), vmin=limits[0], vmax=limits[1], cbar=False, ax=ax,
         annot_kws={"size": 9}, linewidths=0.5, linecolor="white",
         xticklabels=names if k < TOO_MANY_CLASSES else False,
         yticklabels=[f"{name} ({count:,})" for name, count in zip(names, n, strict=True)],
     )  # fmt: skip
     _letter(ax)
-    told = "share of the row, count" if k < MANY_CLASSES else "colour: share of the row, number: count"
-    xlabel = f"predicted ({told})" if k < TOO_MANY_CLASSES else "predicted, in the same order (share of the row)"
-    ax.set(xlabel=xlabel, ylabel="true (n)")
+    told = told if k < TOO_MANY_CLASSES else f"{told.partition(';')[0]}; in the same order"  # no number is drawn
+    ax.set(xlabel=f"predicted ({told})", ylabel="true (n)")
     ax.tick_params(length=0)
-    ax.tick_params(axis="x", rotation=90 if upright else 0)
+    ax.tick_params(axis="x", rotation=90 if k * max(map(len, names)) > ROW_LETTERS else 0)
     ax.tick_params(axis="y", rotation=0)
-    counts = pd.DataFrame(matrix, columns=[f"predicted {name}" for name in classes])
-    _plotted(figure, "confusion_matrix", counts.assign(true=list(classes))[["true", *counts.columns]])
     return ax
 
 
@@ -980,8 +993,6 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
     -------
     Axes
     """
-    import seaborn
-
     n, k = np.maximum(first.sum(axis=1), second.sum(axis=1)), len(classes)
     change = (second - first) / np.maximum(n, 1)[:, None]
     true, answer = divmod(int(np.abs(change).argmax()), k)
@@ -996,23 +1007,19 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
         alike[true] &= np.sign(change[true]) == np.sign(change[true, answer])  # of two classes one mirrors the other
         others = int(alike.sum()) - 1
         finding += f"; {others} other{' cell changes' if others == 1 else ' cells change'} as much" if others else ""
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.62 * k))
-    _title(figure, finding)
     counts = pd.DataFrame(second - first, columns=[f"{name} (change)" for name in classes])
-    _plotted(figure, "confusion_difference", counts.assign(true=list(classes), n=n)[["true", "n", *counts.columns]])
     pairs = zip(change.flat, (second - first).flat, strict=True)
     cells = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
-    top = max(float(np.abs(change).max()), 0.01)
-    seaborn.heatmap(
-        change, annot=np.reshape(cells, (k, k)), fmt="", cmap=_legible("PuOr"), vmin=-1.6 * top, vmax=1.6 * top,
-        cbar=False, ax=ax, annot_kws={"size": 9}, linewidths=0.5, linecolor="white", xticklabels=list(classes),
-        yticklabels=[f"{name} ({count:,})" for name, count in zip(classes, n, strict=True)],
-    )  # fmt: skip
-    _letter(ax)
-    ax.set(xlabel="predicted (change in points of the row, in images)", ylabel="true (n)")
-    ax.tick_params(length=0)
-    ax.tick_params(axis="x", rotation=0 if k < 8 else 90)
-    ax.tick_params(axis="y", rotation=0)
+    if k >= MANY_CLASSES:
+        cells = [_signed(count, 0) if count else "" for count in (second - first).flat]
+    top = 1.6 * max(float(np.abs(change).max()), 0.01)
+    drawn = np.reshape(cells, (k, k)) if k < TOO_MANY_CLASSES else None
+    told = "change in points of the row, in images" if k < MANY_CLASSES else "colour: points of the row; number: images"
+    ax = _heat_map(change, drawn, classes, n, "PuOr", (-top, top), told)
+    _title(_figure(ax), finding)
+    _plotted(
+        _figure(ax), "confusion_difference", counts.assign(true=list(classes), n=n)[["true", "n", *counts.columns]]
+    )
     return ax
 
 

@@ -273,6 +273,15 @@ def test_confusion_difference_names_the_largest_change() -> None:
     plots.picture(axes, "", "")
 
 
+def test_a_confusion_difference_of_many_classes_stays_a_figure() -> None:
+    same, other = np.eye(40, dtype=int) * 9, np.eye(40, dtype=int) * 9
+    other[3] = np.roll(other[3], 1)
+    axes = plots.confusion_difference(same, other, [f"class {k}" for k in range(40)], ("a", "b"))
+    assert axes.get_figure().get_size_inches()[1] < 10 and not axes.texts
+    assert plots.title(axes) == "b: class 3 is recognised less often (−100.0 points of 9)"
+    plots.picture(axes, "", "")
+
+
 def test_recall_intervals_name_where_pages_differ_most() -> None:
     rows = [("happy", "a", 0.8, 0.7, 0.9, 50), ("happy", "b", 0.8, 0.7, 0.9, 50), ("sad", "a", 0.5, 0.4, 0.6, 50)]
     rows.append(("sad", "b", 0.3, 0.2, 0.4, 50))
