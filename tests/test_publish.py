@@ -90,8 +90,11 @@ def test_what_pages_work_out_from_weights_is_published_in_their_place(
     monkeypatch.setattr(artifacts, "code_fingerprint", lambda *_: "other code")
     assert run.derived("attention", ["test"], lambda: "never made") == "a map"
     for name, of in (("attention", ["validation"]), ("ensemble", [])):
-        with pytest.raises(FerError, match=rf"without its weights, and {name}\.json is not of this: FER_AFRESH=1"):
+        with pytest.raises(FerError, match=rf"without its weights, and {name}\.json is not of this: remove runs/"):
             run.derived(name, of, lambda: "never made")
+    of_the_ledger = Run("k", SMALL, ROOT / "reports/published/fer2013/runs/none")
+    with pytest.raises(FerError, match="FER_AFRESH=1 trains it here"):
+        of_the_ledger.derived("attention", [], lambda: "never made")
 
 
 def test_what_is_worked_out_from_weights_is_made_anew_where_it_follows_from_something_else(
