@@ -164,6 +164,7 @@ class Claim:
         metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
         metrics += ["test_copies_accuracy"] * (self.metric == "leak_flattery")
         every = [run for runs in self.runs.values() for run in runs]
+        metrics = [name for name in metrics if name != "at_chance" or any(run.state == "diverged" for run in every)]
         metrics = [name for name in metrics if any(math.isfinite(claims.metric_of(run, name)) for run in every)]
         rows = [(name, *(over_seeds(runs, metric) for metric in metrics)) for name, runs in self.runs.items()]
         table = Table.of(rows, ["arm", *map(claims.words, metrics)])

@@ -404,10 +404,10 @@ def class_bars(metrics: Mapping[str, Any], leak_free: Mapping[str, Any] | None =
     recall = table["recall"].dropna()
     worst = _alike(recall, min, lambda share: percent(share, 0))
     lowest = percent(float(recall.min()), 0)
-    counted = f", n = {table['n'][worst[0]]:,.0f}" if len(worst) == 1 else ""
+    counted = f", n\u00a0=\u00a0{table['n'][worst[0]]:,.0f}" if len(worst) == 1 else ""
     free = pd.DataFrame(leak_free["classes"]).T.loc[table.index, table.columns].astype(float) if leak_free else None
     if free is not None and len(worst) == 1:
-        counted += f"; without copies {percent(free['recall'][worst[0]], 0)}, n = {free['n'][worst[0]]:,.0f}"
+        counted += f"; without copies {percent(free['recall'][worst[0]], 0)}, n\u00a0=\u00a0{free['n'][worst[0]]:,.0f}"
     finding = f"{_capital(_listed(worst))} recall is lowest ({lowest}{counted})"
     if len(worst) == len(recall):
         finding = f"Recall is {lowest} for every class"
@@ -415,10 +415,10 @@ def class_bars(metrics: Mapping[str, Any], leak_free: Mapping[str, Any] | None =
         finding = f"{len(worst)} of {len(recall)} classes have no recall at all: {_listed(worst, 5)}"
     names = short_names([str(name) for name in table.index])
     labels = [f"{name} ({n:,.0f})" for name, n in zip(names, table["n"], strict=True)]
-    axes = _bars(table[["precision", "recall", "f1"]].rename(columns={"f1": "F1"}), finding, labels, shares=True)
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
+    rings = None if free is None else free[list(columns)].rename(columns=columns)
+    axes = _bars(table[list(columns)].rename(columns=columns), finding, labels, shares=True, rings=rings)
     if free is not None:
-        for ax, column in zip(axes, ("precision", "recall", "f1"), strict=True):
-            ax.plot(free[column], range(len(free)), "o", color=INK, markerfacecolor="white", markersize=5)
         axes[0].set_xlabel("○ without copies")
         table = table.join(free.add_suffix("_leak_free"))
     _plotted(_figure(axes), "class_bars", table.rename_axis("class").reset_index())
@@ -1454,8 +1454,14 @@ def _rows(ax: Axes, names: Sequence[str], xlabel: str) -> None:
     ax.grid(axis="x")
 
 
-def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], shares: bool = False) -> np.ndarray:
-    """Small multiples: a panel a column, a bar a class in its colour with its value beside it."""
+def _bars(
+    table: pd.DataFrame,
+    finding: str,
+    labels: Sequence[str],
+    shares: bool = False,
+    rings: pd.DataFrame | None = None,
+) -> np.ndarray:
+    """Small multiples: a panel a column, a bar a class in its colour with its value beside it, a ring at another."""
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
     _title(figure, finding)
     colours = list(palette([str(name) for name in table.index]).values())
@@ -1465,6 +1471,10 @@ def _bars(table: pd.DataFrame, finding: str, labels: Sequence[str], shares: bool
         lengths = np.nan_to_num(values)
         top = 1.0 if shares else max(float(lengths.max()), 1.0)
         ax.barh(range(len(values)), lengths, color=colours, height=0.72, edgecolor=INK, linewidth=0.6)
+        if rings is not None:
+            ring = rings[column].to_numpy(dtype=float)
+            ax.plot(ring, range(len(ring)), "o", color=INK, markerfacecolor="white", markersize=4, markeredgewidth=0.8)
+            lengths = np.maximum(lengths, np.nan_to_num(ring) + top * 0.03)  # the value stands clear of it
         for y, (value, length) in enumerate(zip(values, lengths, strict=True)):
             text = percent(value, 0) if shares or not np.isfinite(value) else f"{value:,.0f}"
             ax.text(length + top * 0.04, y, text, va="center", fontsize=9.5)
