@@ -522,7 +522,6 @@ class Build:
     ) -> None:
         self.plan, self.jobs, self.engine = plan, max(1, jobs), engine
         self.waiting = tasks_of(plan, apart=engine is not None)
-        self.order = {task.name: place for place, task in enumerate(self.waiting)}
         self.running: dict[str, Task] = {}
         self.finished: set[str] = set()
         self.failures: dict[str, str] = {}

@@ -215,13 +215,6 @@ def test_reworded_reasons_are_shown_without_training(tree: Path) -> None:
     assert "to train" not in text
 
 
-def test_a_page_may_have_a_dot_in_its_name(tree: Path) -> None:
-    (tree / "params/01_net/lr_0.01.yaml").write_text("learning_rate: 0.01\n")
-    assert command(tree, "report", "01_net/lr_0.01").returncode == 0
-    assert (reports(tree) / "01_net/lr_0.01.html").exists()
-    assert "01_net/lr_0.01" not in plan(tree)
-
-
 @pytest.mark.parametrize(
     ("words", "env", "sentence"),
     [
@@ -281,23 +274,23 @@ def test_a_worker_that_cannot_start_fails_its_pages(tree: Path) -> None:
     assert not html.exists()
 
 
-def test_drawn_data_under_a_name_of_its_own_lies_there_alone(tree: Path) -> None:
-    assert command(tree, "report", "01_net/slow", FER_NAME="mine").returncode == 0
-    assert (tree / "reports/mine/01_net/slow.html").exists()
-    assert "01_net/slow" not in plan(tree, FER_NAME="mine")
+def test_a_page_with_a_dot_asked_for_twice_under_a_name_of_ones_own_is_made_once_and_there(tree: Path) -> None:
+    (tree / "params/01_net/lr_0.01.yaml").write_text("learning_rate: 0.01\n")
+    done = command(tree, "report", *["01_net/lr_0.01"] * 2, FER_NAME="mine", FER_JOBS="2")
+    assert done.returncode == 0 and "mine: 1 page made" in done.stdout and "Traceback" not in done.stderr
+    assert (tree / "reports/mine/01_net/lr_0.01.html").exists() and not list(reports(tree).glob("01_net/lr*"))
+    assert "01_net/lr_0.01" not in plan(tree, FER_NAME="mine")
 
 
-def test_a_page_named_twice_is_made_once(tree: Path) -> None:
-    (reports(tree) / "01_net/slow.html").unlink()
-    done = command(tree, "report", "01_net/slow", "01_net/slow", FER_JOBS="2")
-    assert done.returncode == 0 and "1 page made" in done.stdout and "Traceback" not in done.stderr
-
-
-def test_pages_that_wait_for_each_others_runs_are_made(tree: Path) -> None:
-    for name, seeds in (("one", "[0, 1]"), ("other", "[1, 0]")):
-        (tree / f"params/01_net/{name}.yaml").write_text(f"seeds: {seeds}\nlearning_rate: 0.02\n")
-    done = command(tree, "report", "01_net/one", "01_net/other", FER_JOBS="2")
-    assert done.returncode == 0 and "2 pages made" in done.stdout
+def test_of_pages_that_wait_for_each_others_runs_one_goes_first(tmp_path: Path) -> None:
+    work = build.Build(build.Plan(artifacts.Settings(None, "sample", "cpu", tmp_path), []), 1, lambda line: None)
+    one, other = (
+        build.Task(n, {"kind": "page"}, {after}, 1.0, key) for n, after, key in (("p", "b", "a"), ("q", "a", "b"))
+    )
+    work.waiting = [one, other]
+    assert work._next(("page",)) is one
+    work._done(one, {"state": "done"})
+    assert work._next(("page",)) is other
 
 
 def test_damaged_records_break_no_plan(tree: Path) -> None:
