@@ -15,7 +15,7 @@ from IPython.display import Markdown, display
 from fer_core import artifacts, claims, data, exploration, notebook, plots, schema
 from fer_core.artifacts import Run, settings
 from fer_core.data import Faces
-from fer_core.notebook import Table, interval, over_seeds, plain, sentence
+from fer_core.notebook import Table, of_seeds, over_seeds, plain, sentence
 from fer_core.schema import Params, counted
 
 
@@ -183,7 +183,7 @@ class Claim:
     def _difference(self, arm: str, against: str, metric: str) -> str:
         """Of two arms, in words; a dash where no run has the metric."""
         found, _ = claims.difference(self.runs[arm], self.runs[against], metric)
-        return interval(found, metric, change=True)
+        return of_seeds(found, metric, change=True)
 
     def finding(self) -> Markdown:
         """The page in one sentence."""

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from fer_core import artifacts, claims, data, evaluation, leaderboard, plots, report, schema
 from fer_core.artifacts import Run, Settings
 from fer_core.data import Faces
-from fer_core.notebook import Table, interval, stand_in
+from fer_core.notebook import Table, interval, of_seeds, stand_in
 from fer_core.schema import Params, listed, percent
 
 SHOWN = 16  # images that only one of two has right
@@ -234,10 +234,10 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
     rows = []
     for side in sides:
         mean, gap = (
-            _over(evaluation.mean_interval(claims.metric_of(run, name) for run in side.runs), name)
+            of_seeds(evaluation.mean_interval(claims.metric_of(run, name) for run in side.runs), name)
             for name in ("validation_accuracy", "gap")
         )
-        change = "–" if side is sides[0] else _over(_difference(sides[0], side), change=True)
+        change = "–" if side is sides[0] else of_seeds(_difference(sides[0], side), change=True)
         rows.append((side.name, len(side.runs), mean, gap, change))
     columns = [
         "page",
@@ -261,11 +261,6 @@ def _difference(a: Side, b: Side) -> evaluation.Interval:
     if common:
         return evaluation.mean_interval(own[seed] - base[seed] for seed in common)
     return evaluation.welch_interval(own.values(), base.values())
-
-
-def _over(found: evaluation.Interval, metric: str = "", change: bool = False) -> str:
-    """A mean over seeds; Student's interval over two values says nothing and is left out."""
-    return interval(found if found.n > 2 else (found.value, None, None), metric, change)
 
 
 def _same_images(made: Document, pairs: Sequence[Pair], faces: Faces) -> None:

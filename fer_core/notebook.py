@@ -81,10 +81,25 @@ def over_seeds(runs: Iterable[Run], metric: str) -> str:
 
     Returns
     -------
-    str : `61.2 % [59.6, 62.8]`; of two runs the mean alone, since Student's interval over two values says nothing
+    str : `61.2 % [59.6, 62.8]`
     """
-    found = claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric)
-    return interval(found if found.n > 2 or metric == "at_chance" else (found.value, None, None), metric)
+    return of_seeds(claims.arm_interval([claims.metric_of(run, metric) for run in runs], metric), metric)
+
+
+def of_seeds(found: evaluation.Interval, metric: str = "", change: bool = False) -> str:
+    """A mean over seeds in words; of two the mean alone, since Student's interval over two values says nothing.
+
+    Parameters
+    ----------
+    found : of `claims.arm_interval`, `claims.difference` or `evaluation`
+    metric : names the unit: a share, points or nats
+    change : whether it is a difference, with its sign
+
+    Returns
+    -------
+    str
+    """
+    return interval(found if found.n > 2 or metric == "at_chance" else (found.value, None, None), metric, change)
 
 
 def sentence(text: str) -> Markdown:

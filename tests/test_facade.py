@@ -291,7 +291,7 @@ def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
     assert "gap" in table.index and "clean gap" not in table.index  # nobody measured it
     change = claims.difference(page.runs["dropped"], page.runs["plain"], "gap")[0]
     assert change.value == pytest.approx(expected.effect)
-    assert table.loc["gap"].item() == notebook.interval(change, "gap", change=True)
+    assert table.loc["gap"].item() == notebook.of_seeds(change, "gap", change=True)
 
 
 def test_claim_on_drawn_data_has_no_verdict(shown: Shown, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
