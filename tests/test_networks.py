@@ -154,6 +154,7 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation() -> None:
     assert layer.eval()(values) is values
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two workers on one core
 def test_usual_loop_trains_on_pixel_strings() -> None:
     torch.manual_seed(0)
     network = plain(built("basic_cnn", width=0.1))
