@@ -355,8 +355,7 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
         }
         own = page.own if page.own and provider.get(page.own.key) == page.name else None
         seconds = 8.0 + (plan.seconds(own) if own else 0.0)
-        trains = own is not None and provider.get(own.key) == page.name
-        tasks.append(Task(page.name, message, after, seconds, own.key if own and trains else ""))
+        tasks.append(Task(page.name, message, after, seconds, own.key if own else ""))
     for run in plan.missing_runs():
         if run.key not in provider:
             stated = {name: value for name, value in _stated(run.params).items() if name not in ("arms", "rule")}
