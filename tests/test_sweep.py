@@ -547,6 +547,7 @@ def test_a_second_call_trains_nothing_and_writes_the_same_bytes(swept: Any, monk
     assert page.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_test_images_change_nothing_but_the_keys(swept: Any, tmp_path: Path) -> None:
     other = Settings(write_pictures(tmp_path / "pictures", test_seed=5), "small", "cpu", tmp_path / "out")
     search = sweep.Search(sweep.load("tiny"), other)

@@ -95,6 +95,7 @@ def code_cells(notebook: str) -> list[str]:
     return ["".join(cell["source"]) for cell in schema.read_notebook(notebook)["cells"] if cell["cell_type"] == "code"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", ["03_dropout", "05_analysis"])
 def test_cells_run_one_by_one_in_a_kernel_with_the_notebooks_defaults(kernel: Kernel, notebook: str) -> None:
     for source in code_cells(notebook):
