@@ -85,7 +85,7 @@ lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 clean: ## remove reports and runs, naming their size first
 	@$(RUN) -m fer_core clean
 
-test: $(ENVIRONMENT) ## run the tests (at most five minutes)
+test: $(ENVIRONMENT) ## run the tests (some minutes)
 	@$(RUN) -m pytest
 
 # ---- for maintainers

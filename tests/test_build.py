@@ -274,6 +274,7 @@ def test_a_worker_that_cannot_start_fails_its_pages(tree: Path) -> None:
     assert not html.exists()
 
 
+@pytest.mark.slow
 def test_a_page_with_a_dot_asked_for_twice_under_a_name_of_ones_own_is_made_once_and_there(tree: Path) -> None:
     (tree / "params/01_net/lr_0.01.yaml").write_text("learning_rate: 0.01\n")
     done = command(tree, "report", *["01_net/lr_0.01"] * 2, FER_NAME="mine", FER_JOBS="2")

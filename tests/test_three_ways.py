@@ -43,6 +43,7 @@ def outputs(notebook: Any) -> str:
     return "".join(str(cell.get("outputs", "")) for cell in notebook.cells)
 
 
+@pytest.mark.slow
 def test_plain_papermill_trains_loads_and_shows_the_same(tmp_path: Path) -> None:
     trained = papermill("01_basic_cnn", "lr_0_001", tmp_path, FER_SET=QUICK)
     assert outputs(trained).count("image/png") >= 6
@@ -50,6 +51,7 @@ def test_plain_papermill_trains_loads_and_shows_the_same(tmp_path: Path) -> None
     assert outputs(papermill("01_basic_cnn", "lr_0_001", tmp_path, FER_SET=QUICK)) == outputs(trained)
 
 
+@pytest.mark.slow
 def test_nothing_of_tracking_no_path_and_no_clock_in_what_is_shown(tmp_path: Path) -> None:
     shown = outputs(papermill("01_basic_cnn", "lr_0_001", tmp_path, FER_SET=QUICK, WANDB_MODE="offline"))
     assert list(tmp_path.rglob("*.wandb"))

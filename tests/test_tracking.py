@@ -86,6 +86,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     stand_in.server_close()
 
 
+@pytest.mark.slow
 def test_both_parts_of_a_killed_and_resumed_training_are_found_in_order(here: Settings) -> None:
     (run,) = tracking.offline_runs(here.store)
     (folder,) = (path.parent for path in here.store.rglob("run.json"))
