@@ -181,7 +181,7 @@ class Claim:
         return list(dict.fromkeys((c.arm, c.against) for c in self.judged.conditions if c.against))
 
     def _difference(self, arm: str, against: str, metric: str) -> str:
-        """Of two arms, in words; a dash where no run has the metric."""
+        """Of two arms, in words."""
         found, _ = claims.difference(self.runs[arm], self.runs[against], metric)
         return of_seeds(found, metric, change=True)
 

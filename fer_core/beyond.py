@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from fer_core import data, evaluation, leaderboard, notebook, plots, schema
+from fer_core import claims, data, evaluation, leaderboard, notebook, plots, schema
 from fer_core.artifacts import Run, settings
 from fer_core.notebook import Table, interval
 from fer_core.schema import Params, percent
@@ -167,8 +167,8 @@ def copies_flatter(params: Params, run: Run) -> Markdown:
     n = official["n"] - free["n"]
     if not n:
         return Markdown("No test image here has a copy among the images before it.")
-    right = round(official["accuracy"] * official["n"]) - round(free["accuracy"] * free["n"])
-    copies = interval([right / n, *evaluation.wilson(right, n)])
+    share = claims.metric_of(run, "test_copies_accuracy")
+    copies = interval([share, *evaluation.wilson(round(share * n), n)])
     added = interval([official["accuracy"] - free["accuracy"], None, None], change=True)
     rest = f"on the other {free['n']:,} on {notebook.with_interval(free)}"
     return notebook.sentence(

@@ -501,9 +501,9 @@ def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygo
         Run(run.key, run.params, run_folder(settings.store, run.key)) if run.found is None else run.found
         for run in drawn_on(plan, page.name)
     ]
-    failure = report.make_page(
-        page, params, settings, runs, message["report_key"], message["inputs"], tuple(message["neighbours"]), 1, zygote
-    )
+    own = runs[0] if plan.pages[page.name].own else None
+    told = message["report_key"], message["inputs"], tuple(message["neighbours"])
+    failure = report.make_page(page, params, settings, runs, own, *told, 1, zygote)
     return {"error": str(failure)} if failure else {"state": "done"}
 
 
@@ -768,7 +768,7 @@ def compare(plan: Plan, names: Sequence[str]) -> bool:
     } | plan.own
     inputs = json.loads(json.dumps(inputs))
     folder = plan.settings.reports / report.comparison_name(names)
-    stood, page = read_json(folder / "page.json"), folder.with_name(f"{folder.name}.html")
+    stood, page = read_json(folder / "page.json"), report.page_file(folder)
     if stood and stood["inputs"] == inputs and page.exists() and digest(page.read_bytes()) == stood["html"]:
         return False
     from fer_core import compare as comparison  # it draws: not imported where nothing is to be drawn

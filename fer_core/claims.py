@@ -324,14 +324,15 @@ def difference(runs: Sequence[Run], others: Sequence[Run], metric: str) -> tuple
     """Runs − others with its 95 % interval, and whether it is paired: where both have the same seeds, else Welch's
     interval; Newcombe's for `at_chance`.
     """
-    by_seed = [{run.params.seed: metric_of(run, metric) for run in side} for side in (runs, others)]
-    paired = by_seed[0].keys() == by_seed[1].keys() and len(by_seed[0]) == len(runs) == len(others)
+    sides = [sorted(side, key=lambda run: run.params.seed) for side in (runs, others)]
+    seeds, rest = ([run.params.seed for run in side] for side in sides)
+    paired = seeds == rest and len(set(seeds)) == len(seeds)
+    first, second = ([metric_of(run, metric) for run in side] for side in sides)
     if metric == "at_chance":
-        counts = [(round(sum(metric_of(run, metric) for run in side)), len(side)) for side in (runs, others)]
-        return newcombe(*counts[0], *counts[1]), paired
+        return newcombe(round(sum(first)), len(first), round(sum(second)), len(second)), paired
     if paired:
-        return mean_interval(by_seed[0][seed] - by_seed[1][seed] for seed in sorted(by_seed[0])), True
-    return welch_interval(*([metric_of(run, metric) for run in side] for side in (runs, others))), False
+        return mean_interval(one - other for one, other in zip(first, second, strict=True)), True
+    return welch_interval(first, second), False
 
 
 def _judge(interval: Interval, direction: str, threshold: float) -> str:

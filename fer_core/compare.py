@@ -254,13 +254,9 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
 
 def _difference(a: Side, b: Side) -> evaluation.Interval:
     """Validation accuracy of b minus that of a over the seeds that both ran; over all of each where none is common."""
-    own, base = (
-        {run.params.seed: claims.metric_of(run, "validation_accuracy") for run in side.runs} for side in (b, a)
-    )
-    common = sorted(own.keys() & base.keys())
-    if common:
-        return evaluation.mean_interval(own[seed] - base[seed] for seed in common)
-    return evaluation.welch_interval(own.values(), base.values())
+    common = {run.params.seed for run in a.runs} & {run.params.seed for run in b.runs}
+    own, base = ([run for run in side.runs if not common or run.params.seed in common] for side in (b, a))
+    return claims.difference(own, base, "validation_accuracy")[0]
 
 
 def _same_images(made: Document, pairs: Sequence[Pair], faces: Faces) -> None:
@@ -372,7 +368,7 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any]) -> N
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(written).encode())
     for file, content in figures.items():
         artifacts.write_bytes(folder / file, content)
-    artifacts.write_bytes(folder.with_name(f"{folder.name}.html"), rendered)
+    artifacts.write_bytes(report.page_file(folder), rendered)
     record = {
         "name": name,
         "title": told.title,

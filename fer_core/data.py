@@ -36,8 +36,10 @@ from fer_core import sample
 from fer_core.artifacts import atomic_file, code_fingerprint, read_json, write_json
 from fer_core.schema import EMOTIONS, USAGES, DataError, ParameterError, nearest
 
-SPOKEN = {"anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad"}
-SPOKEN["surprised"] = "surprise"  # other names of FER2013's folders
+SPOKEN = {  # other names of FER2013's folders
+    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad",
+    "surprised": "surprise",
+}  # fmt: skip
 UNLABELLED = 255  # the label of an image of the competition's test.csv
 TRAINING, PUBLIC, PRIVATE = range(3)  # positions in USAGES
 LOW_CONTRAST_STD = 2.0  # grey levels; FER2013's 13 lie below 0.7, the next at 4.1
@@ -757,8 +759,9 @@ def _from_pictures(pictures: list[Entry], name: str) -> Raw:
         raise DataError(
             f"{name}: '{odd}' lies in no train, validation or test folder, as others do: move or remove it."
         )
-    if {SPOKEN.get(found.casefold(), found.casefold()) for found, _ in places if found is not None} <= set(EMOTIONS):
-        places = [(found and SPOKEN.get(found.casefold(), found), usage) for found, usage in places]
+    spoken = [(found and SPOKEN.get(found.casefold(), found), usage) for found, usage in places]
+    if {found.casefold() for found, _ in spoken if found is not None} <= set(EMOTIONS):
+        places = spoken
     spelling: dict[str, str] = {}
     for found, _ in places:
         if found is not None:

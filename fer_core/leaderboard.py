@@ -145,9 +145,9 @@ def abstract(
 
 
 def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[Row]) -> str:
-    every = {row.get("training_key", place): row for place, row in enumerate(results)}  # two pages may share one
+    keyed = [(row.get("training_key", place), row) for place, row in enumerate(results)]  # two pages may share a run
     told = {line.page for line in lines} | {row["page"] for row in claims}
-    runs = {row.get("training_key", place): row for place, row in enumerate(results) if row["page"] in told}
+    runs = {key: row for key, row in keyed if row["page"] in told}
     sizes = sorted({size for line in lines if (size := value(line.row, "parameters"))})
     span = " to ".join(f"{size:,.0f}" for size in dict.fromkeys(sizes[:1] + sizes[-1:]))
     text = "**Asked:** which convolutional network, trained how, tells facial expressions apart? A first-hand account "
@@ -157,7 +157,7 @@ def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[R
     diverged = sum(row.get("status") == "diverged" for row in runs.values())
     if diverged:
         text += f" {counted(diverged, 'training')} diverged; they are counted as data, not left out."
-    if further := len(every) - len(runs):
+    if further := len(dict(keyed)) - len(runs):
         text += f" Not counted: {counted(further, 'training')} of claims under way."
     return text
 

@@ -589,6 +589,11 @@ def may_show_test(params: Params, run: Run) -> bool:
     return params.score_test and run.scored
 
 
+def _alike(params: Params, runs: Sequence[Run]) -> list[Run]:
+    """Those with answers on the split that the first shows: one that was cut has none on the test yet."""
+    return [run for run in runs if may_show_test(params, run) == may_show_test(params, runs[0])]
+
+
 def answers(params: Params, run: Run) -> Answers:
     """The run's answers on the test set where this page may score it, else on its validation images.
 
@@ -641,7 +646,7 @@ def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
         why = "this run was cut before its end" if runs[0].state == "cut" else why
         return Markdown(f"The test set was not looked at: {why}.")
     splits = {"test_official": "official", "test_leak_free": "leak-free"}
-    runs = [run for run in runs if run.scored]  # one that was cut has no test metrics yet
+    runs = _alike(params, runs)
     rows = [(f"seed {run.params.seed}", *(with_interval(run.metrics[split]) for split in splits)) for run in runs]
     if len(runs) > 1:
         rows.append((f"mean over {len(runs)} seeds", *(over_seeds(runs, f"{split}_accuracy") for split in splits)))
@@ -876,7 +881,7 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None) 
             f"official test images and on {with_interval(free)} of the {free['n']:,} that have no copy in Training or "
         )
         text += "PublicTest"
-        runs = [run for run in runs if run.scored]
+        runs = _alike(params, runs)
     else:
         text += "validation images"
     if len(runs) == 2:  # Student's interval over two values says nothing
@@ -905,7 +910,7 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
     -------
     Table : images, n, mean of the networks, all together
     """
-    runs = [run for run in runs if may_show_test(params, run) == may_show_test(params, runs[0])]  # one may be cut
+    runs = _alike(params, runs)
     of = [[run.key, run.state] for run in runs], may_show_test(params, runs[0])
     scored = runs[0].derived("ensemble", of, lambda: _together(params, runs))
     rows = [

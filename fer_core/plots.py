@@ -314,8 +314,11 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
         ]
         if len(alike) > 1:
             finding = f"Most often mistaken ({share}): {_listed(alike)}"
-    told = "share of the row, count" if k < MANY_CLASSES else "colour: share of the row; number: count"
-    ax = _heat_map(shares, _cells(shares, matrix), classes, n, "Purples", (0, 1), told)
+    both = [f"{percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
+    cells = both, [f"{count}" if count else "" for count in matrix.flat]
+    ax = _heat_map(
+        shares, cells, classes, n, "Purples", (0, 1), ("share of the row, count", "share of the row", "count")
+    )
     _title(_figure(ax), finding)
     counts = pd.DataFrame(matrix, columns=[f"predicted {name}" for name in classes])
     _plotted(_figure(ax), "confusion_matrix", counts.assign(true=list(classes))[["true", *counts.columns]])
@@ -324,43 +327,40 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
 
 def _heat_map(
     values: np.ndarray,
-    cells: np.ndarray | None,
+    cells: tuple[Sequence[str], Sequence[str]],
     classes: Sequence[str],
     n: np.ndarray,
     colours: str,
     limits: tuple[float, float],
-    told: str,
+    told: tuple[str, str, str],
 ) -> Axes:
-    """True (rows, with their `n`) by predicted: float (k, k), with what stands in the cells, as told below."""
+    """True (rows, with their `n`) by predicted: float (k, k), in each cell what is said of it.
+
+    Of `cells` the first where there is room, the second where there are many classes, none where there are too many;
+    `told` says what the first are, else what the colour is and what the second are.
+    """
     import seaborn
 
     k, names = len(classes), short_names(classes)
-    cell = 0.62 if k < MANY_CLASSES else 0.42 if k < TOO_MANY_CLASSES else 0.2  # inches high
-    _, ax = plt.subplots(figsize=(WIDTH, 1.2 + cell * k))
+    drawn: np.ndarray | None = np.reshape(cells[0], (k, k))
+    high, xlabel = 0.62, told[0]  # of a cell, in inches
+    if k >= TOO_MANY_CLASSES:
+        high, drawn, xlabel = 0.2, None, f"colour: {told[1]}; in the same order"
+    elif k >= MANY_CLASSES:
+        high, drawn, xlabel = 0.42, np.reshape(cells[1], (k, k)), f"colour: {told[1]}; number: {told[2]}"
+    _, ax = plt.subplots(figsize=(WIDTH, 1.2 + high * k))
     seaborn.heatmap(
-        values, annot=cells, fmt="", cmap=_legible(colours), vmin=limits[0], vmax=limits[1], cbar=False, ax=ax,
+        values, annot=drawn, fmt="", cmap=_legible(colours), vmin=limits[0], vmax=limits[1], cbar=False, ax=ax,
         annot_kws={"size": 9}, linewidths=0.5, linecolor="white",
         xticklabels=names if k < TOO_MANY_CLASSES else False,
         yticklabels=[f"{name} ({count:,})" for name, count in zip(names, n, strict=True)],
     )  # fmt: skip
     _letter(ax)
-    told = told if k < TOO_MANY_CLASSES else f"{told.partition(';')[0]}; in the same order"  # no number is drawn
-    ax.set(xlabel=f"predicted ({told})", ylabel="true (n)")
+    ax.set(xlabel=f"predicted ({xlabel})", ylabel="true (n)")
     ax.tick_params(length=0)
     ax.tick_params(axis="x", rotation=90 if k * max(map(len, names)) > ROW_LETTERS else 0)
     ax.tick_params(axis="y", rotation=0)
     return ax
-
-
-def _cells(shares: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
-    """What stands in the cells: share and count; of many classes the counts above 0; of too many nothing."""
-    k = len(matrix)
-    if k >= TOO_MANY_CLASSES:
-        return None
-    cells = [f"{percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
-    if k >= MANY_CLASSES:
-        cells = [f"{count}" if count else "" for count in matrix.flat]
-    return np.reshape(cells, (k, k))
 
 
 def _luminance(colours: np.ndarray) -> np.ndarray:
@@ -1008,14 +1008,12 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
         others = int(alike.sum()) - 1
         finding += f"; {others} other{' cell changes' if others == 1 else ' cells change'} as much" if others else ""
     counts = pd.DataFrame(second - first, columns=[f"{name} (change)" for name in classes])
-    pairs = zip(change.flat, (second - first).flat, strict=True)
-    cells = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
-    if k >= MANY_CLASSES:
-        cells = [_signed(count, 0) if count else "" for count in (second - first).flat]
+    pairs = list(zip(change.flat, (second - first).flat, strict=True))
+    both = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
+    cells = both, [_signed(count, 0) if count else "" for _, count in pairs]
     top = 1.6 * max(float(np.abs(change).max()), 0.01)
-    drawn = np.reshape(cells, (k, k)) if k < TOO_MANY_CLASSES else None
-    told = "change in points of the row, in images" if k < MANY_CLASSES else "colour: points of the row; number: images"
-    ax = _heat_map(change, drawn, classes, n, "PuOr", (-top, top), told)
+    told = "change in points of the row, in images", "points of the row", "images"
+    ax = _heat_map(change, cells, classes, n, "PuOr", (-top, top), told)
     _title(_figure(ax), finding)
     _plotted(
         _figure(ax), "confusion_difference", counts.assign(true=list(classes), n=n)[["true", "n", *counts.columns]]

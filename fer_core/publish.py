@@ -65,17 +65,14 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
     """
     folder = shelf / identity
     record = report.without_machine(run.provenance)
-    if "sha256" not in record:  # else it came from a ledger itself: nothing here is as it was trained
+    trained = "sha256" not in record  # else it came from a ledger itself: nothing here is as it was trained
+    if trained:
         record["sha256"] = reproduce.hashes(run)
-        for name in LEDGER_FILES:
-            if (run.folder / name).exists():
-                write_bytes(folder / name, (run.folder / name).read_bytes())
-        if whole and (run.folder / "predictions.parquet").exists():
-            write_bytes(folder / "predictions.parquet", _predictions_in_half(run))
-    elif run.folder != folder:
-        for name in (*LEDGER_FILES, *["predictions.parquet"] * whole):
-            if (run.folder / name).exists():
-                write_bytes(folder / name, (run.folder / name).read_bytes())
+    for name in (*LEDGER_FILES, *["predictions.parquet"] * whole) if run.folder != folder else ():
+        file = run.folder / name
+        if file.exists():
+            halved = trained and name == "predictions.parquet"
+            write_bytes(folder / name, _predictions_in_half(run) if halved else file.read_bytes())
     write_json(folder / "run.json", record)
 
 
@@ -113,7 +110,7 @@ def _published_page(
     files |= figures
     made, elsewhere = read_json(folder / "page.json")["made"], bool(page.inputs.get("own"))
     context = report.page_context(
-        page.page, page.params, plan.settings, runs, notebook, neighbours, tuple(files), made, elsewhere
+        page.page, page.params, plan.settings, runs, own, notebook, neighbours, tuple(files), made, elsewhere
     )
     rendered = _rendered(notebook, context)
     shutil.rmtree(target / page.name, ignore_errors=True)
@@ -159,12 +156,12 @@ def _published_sweeps(reports: Path, names: list[str], target: Path) -> list[dic
     left out; one that another machine published stays.
     """
     for record in sorted(reports.glob("sweeps/*/sweep.json")):
-        for file in (record, record.with_name("trials.csv"), record.parent.with_name(f"{record.parent.name}.html")):
+        for file in (record, record.with_name("trials.csv"), report.page_file(record.parent)):
             write_bytes(target / file.relative_to(reports), file.read_bytes())
     for record in sorted(target.glob("sweeps/*/sweep.json")):
         if read_json(record)["page"] not in names:
             shutil.rmtree(record.parent)
-            record.parent.with_name(f"{record.parent.name}.html").unlink(missing_ok=True)
+            report.page_file(record.parent).unlink(missing_ok=True)
     return report.sweeps(target)
 
 

@@ -715,6 +715,7 @@ def page_context(
     params: Params,
     settings: Settings,
     runs: Sequence[Run],
+    own_run: Run | None,
     notebook: Any,
     neighbours: tuple[str | None, str | None],
     files: tuple[str, ...],
@@ -732,7 +733,7 @@ def page_context(
         previous=neighbours[0],
         following=neighbours[1],
         files=files,
-        commands=commands(page.name, settings, trains=bool(runs) and not params.arms),
+        commands=commands(page.name, settings, trains=own_run is not None),
         compared=compared_in(params),
         asked=params.question,
         provenance={**made, **provenance(runs)},
@@ -747,6 +748,7 @@ def make_page(
     params: Params,
     settings: Settings,
     run_folders: Sequence[Run],
+    own_run: Run | None,
     report_key: str,
     inputs: Mapping[str, Any],
     neighbours: tuple[str | None, str | None],
@@ -757,7 +759,8 @@ def make_page(
 
     Parameters
     ----------
-    run_folders : all runs the page draws on; a training page's artifacts are its first run's
+    run_folders : all runs the page draws on
+    own_run : the one that its notebook trains, whose artifacts are the page's
     inputs : what the report key was made of, kept so that `make plan` can say why a page is stale
     """
     import nbformat
@@ -767,7 +770,6 @@ def make_page(
     failure = execute(page, page.values, work / "notebook.ipynb", settings, threads, zygote)
     notebook = clean(nbformat.read(work / "notebook.ipynb", 4), settings)
     shutil.rmtree(work, ignore_errors=True)
-    own_run = run_folders[0] if run_folders and not params.arms else None
     if own_run and not failure and own_run.state == "missing":
         # Code or data changed while it ran: what the notebook trained is not what this page was planned with.
         why = f"the notebook ran, but not the run {own_run.key} that was planned: run it again"
@@ -776,7 +778,9 @@ def make_page(
     figures = {} if failure else figure_files(notebook)
     files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()), *figures)
     made, own = made_now(inputs["data"]), bool(inputs.get("own"))
-    context = page_context(page, params, settings, run_folders, notebook, neighbours, files, made, own, failure)
+    context = page_context(
+        page, params, settings, run_folders, own_run, notebook, neighbours, files, made, own, failure
+    )
     rendered = render(notebook, context).encode()
     folder = settings.reports / page.name
     failed = page_file(folder, ".failed.html")

@@ -183,15 +183,16 @@ def _train(scratch: Settings, name: str, jobs: int) -> tuple[Run, Path]:
 def _compare_pages(settings: Settings, page: build.PagePlan, fresh: Path, compared: str) -> dict[str, Any]:
     """The page's own HTML against what stands in OUT, where bytes are comparable and the page is there and current."""
     stood = settings.reports / f"{page.name}.html"
-    why = (
-        "made on another kind of machine" if compared != "bytes" else "none stands in OUT" if not stood.exists() else ""
-    )
-    if not why and page.reasons:
+    if compared != "bytes":
+        why = "made on another kind of machine"
+    elif not stood.exists():
+        why = "none stands in OUT"
+    elif page.reasons:
         why = f"the one that stands is not current ({page.reasons[0]})"
-    if why:
-        return {"compared": f"no: {why}", "first_difference": ""}
-    difference = first_page_difference(stood.read_text(encoding="utf-8"), fresh.read_text(encoding="utf-8"))
-    return {"compared": "yes, outside its provenance", "first_difference": difference}
+    else:
+        difference = first_page_difference(stood.read_text(encoding="utf-8"), fresh.read_text(encoding="utf-8"))
+        return {"compared": "yes, outside its provenance", "first_difference": difference}
+    return {"compared": f"no: {why}", "first_difference": ""}
 
 
 def _certificate(name: str, stood: Run, fresh: Run, found: dict[str, Any]) -> dict[str, Any]:

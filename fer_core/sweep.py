@@ -802,8 +802,7 @@ def finding(search: Search, found: list[Row], best: Row | None) -> str:
         interval = f" [{low:.1f}, {high:.1f}] of the {best.outcome['n']:,} validation images"
     text = f"Of {len(found)} trials{told_text}, trial {best.trial} has the best {words}, "
     text += f"{_score_words(best.score, sweep.objective)}{interval}, with {values}."
-    own = {name: getattr(search.base, name) for name in sweep.ranges}
-    base = next((row for row in found if row.values == own and row.score is not None), None)
+    base = next((row for row in found if row.values == search.own and row.score is not None), None)
     if base is best:
         return text + " These are the base page's own values."
     if base is not None:
@@ -923,7 +922,7 @@ def write_page(search: Search) -> Path:
         "study": search.key,
     }
     artifacts.write_json(folder / "sweep.json", record)
-    page = folder.with_name(f"{folder.name}.html")
+    page = report.page_file(folder)
     artifacts.write_bytes(page, rendered)
     return page
 

@@ -70,11 +70,12 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         def notebook_path(self) -> Path:
             return place / f"{self.notebook}.ipynb"
 
-    def made(name: str, *sources: Any, runs: tuple[Run, ...] = (), **params: Any) -> Any:
+    def made(name: str, *sources: Any, runs: tuple[Run, ...] = (), trains: bool = True, **params: Any) -> Any:
         page = FixturePage(f"{name}/default", {"batch_size": 8})
         nbformat.write(cells(*sources), page.notebook_path)
         settings = Settings(None, "sample", "cpu", place, {"epochs": 2, "learning_rate": 1e-05})
-        told = page, Params(**params), settings, runs, "key", {"data": "d"}, ("before/default", None), 3
+        own = runs[0] if runs and trains else None
+        told = page, Params(**params), settings, runs, own, "key", {"data": "d"}, ("before/default", None), 3
         return report.make_page(*told), settings.reports
 
     return made
@@ -219,6 +220,13 @@ def test_page_that_may_not_score_the_test_holds_none_of_it(make: Callable[..., A
     assert set(artifacts.read_json(folder / "metrics.json")) == {"validation"}
     assert list(pd.read_parquet(folder / "predictions.parquet")["split"]) == ["validation"]
     assert (folder / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.usefixtures("unexecuted")
+def test_page_that_only_draws_on_runs_holds_none_of_their_files(make: Callable[..., Any], run: Run) -> None:
+    reports = make("drawing", "# Title", runs=(run,), trains=False)[1]
+    assert not (reports / "drawing/default/metrics.json").exists()
+    assert "make reproduce" not in (reports / "drawing/default.html").read_text()
 
 
 @pytest.mark.usefixtures("unexecuted")
