@@ -333,8 +333,8 @@ def test_every_page_is_made(drawn: object, tmp_path: Path) -> None:
 def test_digits_reach_95_per_cent(tmp_path: Path) -> None:
     """8 × 8 pixels, ten classes, no split: read, set apart, trained and tested as 02_batch_norm/default is.
 
-    The rate falls to nothing, as a recipe's may. At the page's own, constant 0.01 where the last epoch lands is luck (of ten
-    seeds on one processor, 91.1 to 97.8 % of 180 validation images), and other processors draw other lots.
+    The rate falls to nothing, as a recipe's may. At the page's own, constant 0.01 where the last epoch lands is luck:
+    of ten seeds on one processor, 91.1 to 97.8 % of 180 validation images, and other processors draw other lots.
     """
     from sklearn.datasets import load_digits
 
