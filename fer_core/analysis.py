@@ -16,7 +16,7 @@ from fer_core import artifacts, claims, data, exploration, notebook, plots, sche
 from fer_core.artifacts import Run, settings
 from fer_core.data import Faces
 from fer_core.notebook import Table, of_seeds, over_seeds, plain, sentence
-from fer_core.schema import Params, counted
+from fer_core.schema import Params, counted, listed
 
 
 def page(params: Params) -> Claim | Summary:
@@ -190,7 +190,15 @@ class Claim:
         first, effect = self.judged.conditions[0], self.effect()
         text = f"{self.params.claim}: {self.judged.verdict}; {claims.about(first)} "
         text += f"{'has' if effect == 'no value' else 'is'} {effect}, n = {counted(first.n, 'seed')}"
-        return sentence(". ".join(filter(None, [text, claims.decided_by(self.judged)])))
+        return sentence(". ".join(filter(None, [text, claims.decided_by(self.judged), self._unasked()])))
+
+    def _unasked(self) -> str:
+        """Of a claim about dead runs: how many there are in the arms that the rule does not name."""
+        named = {name for c in self.judged.conditions for name in (c.arm, c.against)}
+        runs = {arm: runs for arm, runs in self.runs.items() if arm not in named and self.metric == "at_chance"}
+        dead = {arm: sum(claims.metric_of(run, "at_chance") for run in found) for arm, found in runs.items()}
+        told = [f"{dead[arm]:.0f} of {len(found)} in “{arm}”" for arm, found in runs.items()]
+        return f"In arms that the rule does not name, at chance level: {listed(told)}" * bool(told)
 
 
 def _lowered(value: Any, stated: Any) -> str:

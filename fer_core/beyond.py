@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,12 +85,13 @@ class Ablation:
 # -- the field
 
 
-def the_field(params: Params, run: Run) -> pd.DataFrame:
-    """Accuracies stated for PrivateTest, each with the interval that its number of images allows, and this run's.
+def the_field(params: Params, runs: Sequence[Run]) -> pd.DataFrame:
+    """Accuracies stated for PrivateTest, each with the interval that its number of images allows, and this page's.
 
     Parameters
     ----------
-    params, run : as for `answers`; ours is its accuracy on the images that this page reports
+    params : the page's parameters, of `parameters`
+    runs : of all seeds; ours are the first one's accuracy and that of all together, on the images that the page reports
 
     Returns
     -------
@@ -101,14 +103,17 @@ def the_field(params: Params, run: Run) -> pd.DataFrame:
         n = leaderboard.ORIGINAL_IMAGES
         low, high = (np.nan, np.nan) if mark.percent is None else evaluation.wilson(round(share * n), n)
         rows.append((mark.name, share, low, high, mark.trained_on, mark.chosen, False))
-    found = notebook.answers(params, run)
-    m = found.metrics
+    found = notebook.answers(params, runs[0])
     chosen = f"by {plots.KEPT_BY[params.select]} epoch, before the test was seen" if found.split == "test" else "–"
     of = (
         "drawn faces" if settings().sample else "FER2013" if data.is_fer2013(notebook.open_faces()) else settings().name
     )
-    name = f"this page, seed {run.params.seed}, {found.split} images"
-    rows.append((name, m["accuracy"], m["accuracy_low"], m["accuracy_high"], of, chosen, True))
+    ours = [(f"this page, seed {runs[0].params.seed}", found.metrics)]
+    if len(runs) > 1:
+        ours.append((f"this page, {len(runs)} seeds together", notebook.together(params, runs)[0][1]))
+    for name, m in ours:
+        scores = m["accuracy"], m["accuracy_low"], m["accuracy_high"]
+        rows.append((f"{name}, {found.split} images", *scores, of, chosen, True))
     columns = ["name", "value", "low", "high", "trained_on", "chosen", "ours"]
     return pd.DataFrame(rows, columns=columns).sort_values("value", kind="stable", ignore_index=True)
 

@@ -46,6 +46,25 @@ def class_counts(faces: Faces, parts: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(counts, index=list(faces.classes))
 
 
+def merging(faces: Faces, split: data.Split) -> Markdown:
+    """How many images the parts have, before and after merging and drawing, in a sentence.
+
+    Parameters
+    ----------
+    faces : all images
+    split : what is made of them
+
+    Returns
+    -------
+    Markdown
+    """
+    sizes = {name: int((faces.usage == code).sum()) for code, name in enumerate(data.USAGES)}
+    merged = " and ".join(f"{name} ({n:,})" for name, n in sizes.items() if n and name != "PrivateTest")
+    train, validation = len(split.train), len(split.validation)
+    text = f"{merged} are {train + validation:,} images: {train:,} of them ({train / (train + validation):.2f}) train, "
+    return Markdown(f"{text}{validation:,} validate. PrivateTest ({sizes['PrivateTest']:,}) tests.")
+
+
 def mean_faces(faces: Faces, rows: np.ndarray) -> np.ndarray:
     """The mean image of each class among `rows`: float (k, h, w[, 3]), 0–255; a class without images is black.
 

@@ -152,7 +152,7 @@ The 3,589 images of FER2013 that decided the Kaggle contest of 2013: the test se
 
 PublicTest :: PublicTest
 The 3,589 images of FER2013 behind the contest's public ranking: part of training and validation here, as in the
-original.
+original; where `split` is `official`, validation alone.
 
 Recall :: recalls?
 Of the images of a class, the share that is recognised as such.

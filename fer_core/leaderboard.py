@@ -134,14 +134,17 @@ def abstract(
     lines = headlines(results)
     if not lines:
         return "No training has finished yet: there is nothing to report."
-    paragraphs = [
-        _asked(results, lines, claims),
-        _networks(lines),
-        _models(results, lines, fer2013),
-        _copies(lines, fer2013),
-        _verdicts(claims, _claims_with_a_page() if claims_planned is None else claims_planned),
-    ]
-    return "\n\n".join(filter(None, paragraphs))
+    return "\n\n".join([_asked(results, lines, claims), *findings(results, claims, fer2013, claims_planned)])
+
+
+def findings(
+    results: Sequence[Row], claims: Sequence[Row], fer2013: bool = True, claims_planned: int | None = None
+) -> list[str]:
+    """What the study found in at most four sentences: networks, test accuracies, copies, claims. As for `abstract`."""
+    lines = headlines(results)
+    planned = _claims_with_a_page() if claims_planned is None else claims_planned
+    found = [_networks(lines), _models(results, lines, fer2013), _copies(lines, fer2013), _verdicts(claims, planned)]
+    return [sentence for sentence in found if sentence]
 
 
 def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[Row]) -> str:
@@ -192,15 +195,17 @@ def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) ->
     if not told:
         return ""
     text = "On the test set (all official images, then the leak-free ones, each with its 95 % interval over images) "
-    text += f"these first seeds are right: {'; '.join(told)}."
+    text += f"these first seeds are right: {'; '.join(told)}"
     if fer2013 and final and not ORIGINAL.get(final):
-        text += f" The figure that the original kept in the end was {_plain(ORIGINAL['06_final/rare_transforms'])}."
+        text += f"; the figure that the original kept in the end was {_plain(ORIGINAL['06_final/rare_transforms'])}"
+    if fer2013 and ("original" in text):
+        text += f" (at {ORIGINAL_IMAGES:,} images the original's figures are known to ± {spread() * 100:.1f} points)"
     if fer2013 and BEYOND in by_page:
         single = max((m for m in LITERATURE if m.trained_on == "FER2013" and "8 nets" not in m.name and m.percent),
                      key=lambda m: m.percent or 0)  # fmt: skip
-        text += f" The highest figure known for one network trained on FER2013 alone is {single.percent:.2f}\u00a0% "
-        text += f"({single.name}{'; PrivateTest chose its checkpoint' if '†' in single.sign else ''})."
-    return text
+        text += f"; the highest figure known for one network trained on FER2013 alone is {single.percent:.2f}\u00a0% "
+        text += f"({single.name}{'; PrivateTest chose its checkpoint' if '†' in single.sign else ''})"
+    return f"{text}."
 
 
 def _chosen(lines: Sequence[Headline]) -> str:
@@ -235,6 +240,11 @@ def is_claim(page: str) -> bool:
     return page.startswith(f"{CLAIMS_NOTEBOOK}/") and not page.endswith("/summary")
 
 
+def shown_name(page: str) -> str:
+    """A page's name as running text shows it: a claim's in words, any other as code."""
+    return page.partition("/")[2].replace("_", " ") if is_claim(page) else f"`{page}`"
+
+
 def _claims_with_a_page() -> int:
     return sum(map(is_claim, schema.page_names()))
 
@@ -243,17 +253,18 @@ def _verdicts(claims: Sequence[Row], planned: int) -> str:
     """How many claims are decided and how."""
     by_verdict: dict[str, list[str]] = {}
     for row in claims:
-        by_verdict.setdefault(row["verdict"], []).append(row["page"].split("/")[1].replace("_", " "))
+        by_verdict.setdefault(row["verdict"], []).append(f"`{row['page']}`")
     if not by_verdict:
         return ""
     done, one = len(claims), len(claims) == 1
     which = f"all {done}" if done >= planned and not one else f"{done} of {max(done, planned)}"
     text = f"**Claims:** {which} {'has' if one else 'have'} run to {'its' if one else 'their'} end"
+    text += ", by rules and thresholds written down before"
     if all(verdict.startswith("not evaluated") for verdict in by_verdict):
         return f"{text}; {'its verdict is' if one else 'their verdicts are'} {listed(list(by_verdict))}."
     order = sorted(by_verdict, key=lambda v: ("supported", "not supported", "inconclusive", v).index(v))
     told = [f"{f'{len(by_verdict[v])} ' * (not one)}{v} ({', '.join(by_verdict[v])})" for v in order]
-    return f"{text}: {'; '.join(told)}. Rules and thresholds were written down before the runs."
+    return f"{text}: {'; '.join(told)}."
 
 
 # ---------------------------------------------------------------------------------------------------------- leaderboard

@@ -21,11 +21,10 @@ FILE = "limits.html"
 TEMPLATE = Path(__file__).parent / "template" / "limits.md.j2"
 
 
-def _machines(runs: Iterable[Run]) -> str:
-    """What trained: device, processor, precision and threads, with the number of runs and their hours."""
+def machines(records: Iterable[Mapping[str, Any]]) -> str:
+    """What trained, by each run's run.json: device, processor, precision and threads, with their runs and hours."""
     found: dict[tuple[str, ...], list[float]] = {}
-    for run in runs:
-        record = run.provenance
+    for record in records:
         where = record.get("gpu") or record.get("processor") or "unknown processor"
         kind = (str(record.get("device")), str(where), str(record.get("precision")), f"{record.get('threads')} thread")
         found.setdefault(kind, []).append(float(record.get("seconds", 0)))
@@ -42,7 +41,7 @@ def facts(faces: Faces, runs: Sequence[Run], results: Sequence[Mapping[str, Any]
     return {
         "images": faces.n,
         "data_hash": faces.data_hash,
-        "machines": _machines(runs),
+        "machines": machines(run.provenance for run in runs),
         "class_counts": ", ".join(f"{name} {n:,}" for name, n in zip(faces.classes, counts, strict=True)),
         "train": len(split.train),
         "validation": len(split.validation),

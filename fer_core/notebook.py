@@ -855,7 +855,7 @@ def _network(params: Params) -> str:
     return f"{params.network} with {listed(parts)}" if parts else params.network
 
 
-def finding(params: Params, runs: Sequence[Run], original: float | None = None) -> Markdown:
+def finding(params: Params, runs: Sequence[Run], original: float | None = None, kept_of: str = "") -> Markdown:
     """The page in one sentence, with its number, n, split and interval.
 
     Parameters
@@ -863,6 +863,7 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None) 
     params : the page's parameters, of `parameters`
     runs : of all seeds, the one in detail first
     original : the test accuracy that the original states for such a network
+    kept_of : or the one that it kept in the end, and of which run
 
     Returns
     -------
@@ -892,7 +893,8 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None) 
     if original is not None and found.split == "test" and data.is_fer2013(open_faces()):
         low, high = m["accuracy_low"], m["accuracy_high"]
         side = "below" if original < low else "above" if original > high else "within"
-        text += f". The original's {original * 100:.4g} % lies {side} the interval over official images"
+        which = f"kept figure, of {kept_of}, " if kept_of else ""
+        text += f". The original's {which}{original * 100:.4g} % lies {side} the interval over official images"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
     return sentence(text)
@@ -911,17 +913,31 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
     Table : images, n, mean of the networks, all together
     """
     runs = _alike(params, runs)
-    of = [[run.key, run.state] for run in runs], may_show_test(params, runs[0])
-    scored = runs[0].derived("ensemble", of, lambda: _together(params, runs))
     rows = [
         (name.replace("_", " "), f"{m['n']:,}", over_seeds(runs, f"{name}_accuracy"), with_interval(m))
-        for name, m in scored
+        for name, m in together(params, runs)
     ]
     return Table.of(rows, ["images", "n", f"mean of {len(runs)} networks [over seeds]", "all together [over images]"])
 
 
-def _together(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
-    """(part, metrics) of the probabilities averaged over runs, on the images that the page reports."""
+def together(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
+    """(part, metrics) of the probabilities averaged over runs, on the images that the page reports.
+
+    Parameters
+    ----------
+    params : the page's parameters, of `parameters`
+    runs : of all seeds, the one in detail first
+
+    Returns
+    -------
+    list of (part, metrics), the widest part first
+    """
+    runs = _alike(params, runs)
+    of = [[run.key, run.state] for run in runs], may_show_test(params, runs[0])
+    return runs[0].derived("ensemble", of, lambda: _averaged(params, runs))  # type: ignore[no-any-return]
+
+
+def _averaged(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
     found, faces = [answers(params, run) for run in runs], open_faces()
     together, labels = np.mean([a.probabilities for a in found], axis=0), found[0].labels
     parts = {"validation": np.ones(len(labels), bool)}

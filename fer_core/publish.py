@@ -17,7 +17,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, build, leaderboard, report, reproduce
+from fer_core import artifacts, build, leaderboard, limits, report, reproduce
 from fer_core.artifacts import Run, Settings, digest, read_json, write_bytes, write_json
 from fer_core.schema import ROOT, FerError
 
@@ -249,16 +249,18 @@ RESULTS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)
 
 
 def readme_results(folder: Path) -> str:
-    """README's results, of the tables in a published folder: the index's abstract, pages linked."""
+    """README's results, of what a published folder holds: what was found, pages linked, and what it was made by."""
     results, claims = (_rows(folder / name) for name in ("results.csv", "claims.csv"))
-    text = leaderboard.abstract(results, claims).replace("\u00a0", " ")
+    text = "\n\n".join(leaderboard.findings(results, claims)).replace("\u00a0", " ")
     where = folder.relative_to(ROOT).as_posix()
 
     def linked(name: re.Match[str]) -> str:
         """A page that is not published yet keeps its name."""
-        return f"[{name[1]}]({where}/{name[1]}.html)" if (folder / f"{name[1]}.html").exists() else name[0]
+        shown = leaderboard.shown_name(name[1])
+        return f"[{shown.strip('`')}]({where}/{name[1]}.html)" if (folder / f"{name[1]}.html").exists() else shown
 
-    return re.sub(r"`(\d\d_\w+/\w+)`", linked, text) + "\n"
+    made = limits.machines(read_json(path) or {} for path in sorted(folder.glob("runs/*/run.json")))
+    return re.sub(r"`(\d\d_\w+/\w+)`", linked, text) + f"\n\nTrained in {made}.\n"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

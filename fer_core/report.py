@@ -34,6 +34,7 @@ TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv")
 SPANS = ("started", "ended")  # of several runs: from the first to the last
 EXPLAINED = {
+    "commit": "the checkout's when the training ended",
     "clean": "whether the checkout was as the commit says, nothing changed since",
     "key": "fingerprint of all that bears on training: parameters with the seed, data, code, kind of device, precision "
     "and threads",
@@ -46,6 +47,7 @@ COMPARED = (
     ("01_basic_cnn/default", "02_batch_norm/default"),
     ("02_batch_norm/default", "03_dropout/default"),
     ("03_dropout/default", "04_complex_cnn/default"),
+    ("04_complex_cnn/default", "06_final/rare_transforms"),
     ("04_complex_cnn/default", None),
 )
 
@@ -932,12 +934,15 @@ def render_index(
 
 
 def _linked_pages(content: str, entries: Iterable[Mapping[str, Any]]) -> str:
-    """Names of pages set as code become links to those that stand."""
-    for entry in entries:
-        if entry.get("href"):
-            code = f"<code>{html.escape(entry['name'])}</code>"
-            content = content.replace(code, f'<a href="{html.escape(entry["href"])}">{code}</a>')
-    return content
+    """Names of pages set as code become links to those that stand; a claim's without its folder, in words."""
+    stand = {entry["name"]: html.escape(entry["href"]) for entry in entries if entry.get("href")}
+
+    def linked(code: re.Match[str]) -> str:
+        name = code[1]
+        shown = leaderboard.shown_name(name).replace(f"`{name}`", code[0])
+        return f'<a href="{stand[name]}">{shown}</a>' if name in stand else shown
+
+    return re.sub(r"<code>(\d\d_\w+/\w+)</code>", linked, content)
 
 
 def render_glossary(settings: Settings, own: bool = False) -> str:

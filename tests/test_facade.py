@@ -191,6 +191,8 @@ def test_finding_holds_the_originals_figure_against_the_interval(shown: Shown, m
     monkeypatch.setattr(data, "is_fer2013", lambda faces: True)
     for original, side in ((0.0, "below"), (run.metrics["test_official"]["accuracy"], "within"), (1.1, "above")):
         assert f"% lies {side} the interval" in notebook.finding(allowed, [run], original=original).data
+    told = notebook.finding(allowed, [run], original=0.627473, kept_of="rare_transforms").data
+    assert "The original's kept figure, of rare_transforms, 62.75 % lies" in told
     assert "original" not in notebook.finding(SMALL, [run], original=0.5).data
 
 
@@ -256,6 +258,8 @@ def test_absent_class_has_a_black_mean_face(faces: Faces) -> None:
     means = exploration.mean_faces(faces, rows)
     assert means.shape == (3, 16, 16) and not means[1].any() and means[0].any()
     assert exploration.class_counts(faces, {"some": rows}).loc["class1", "some"] == 0
+    split, told = data.make_split(faces), exploration.merging(faces, data.make_split(faces)).data
+    assert f"{len(split.train)} of them" in told and f"{len(split.validation)} validate" in told
 
 
 # -- claims
@@ -286,12 +290,21 @@ def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
     expected = claims.evaluate(page.runs, "gap", RULE, False)
     assert page.verdict().data.startswith(f"**Verdict: {expected.verdict}.**")
     assert "4 runs: " in shown.last and expected.verdict in page.finding().data
+    assert "does not name" not in page.finding().data
     table = page.secondary()
     assert list(table.columns) == ["“dropped” − “plain”"]
     assert "gap" in table.index and "clean gap" not in table.index  # nobody measured it
     change = claims.difference(page.runs["dropped"], page.runs["plain"], "gap")[0]
     assert change.value == pytest.approx(expected.effect)
     assert table.loc["gap"].item() == notebook.of_seeds(change, "gap", change=True)
+
+
+def test_claim_about_dead_runs_counts_those_of_the_arms_that_its_rule_does_not_name(shown: Shown, quick: None) -> None:
+    rule = [{"arm": "dropped", "direction": "below", "threshold": 0.3}]
+    page = analysis.page(dataclasses.replace(CLAIM, metric="at_chance", rule=rule))
+    page.train()
+    dead = sum(run.state == "diverged" for run in page.runs["plain"])
+    assert f"does not name, at chance level: {dead} of 2 in “plain”" in page.finding().data
 
 
 def test_claim_on_drawn_data_has_no_verdict(shown: Shown, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,12 +429,15 @@ def test_ablation_compares_with_the_whole_recipe_on_the_same_images(shown: Shown
 
 
 def test_the_field_has_intervals_and_ours_among_it(shown: Shown) -> None:
-    field = beyond.the_field(SMALL, notebook.train_or_load(SMALL))
+    run = notebook.train_or_load(SMALL)
+    field = beyond.the_field(SMALL, [run])
     tang = field[field["name"].str.startswith("Tang")].iloc[0]
     assert tang["value"] == 0.7116 and tang["high"] - tang["low"] == pytest.approx(0.0296, abs=2e-4)
     assert field["ours"].sum() == 1 and field["value"].dropna().is_monotonic_increasing
     assert "of 10 steps between stated accuracies are smaller than ± 1.4 points" in beyond.field_finding(field)
     assert len(beyond.field_table(field)) == len(field)
+    of_two = beyond.the_field(SMALL, [run, notebook.train_or_load(dataclasses.replace(SMALL, seed=1))])
+    assert of_two.loc[of_two["ours"], "name"].str.contains("2 seeds together").sum() == 1 and of_two["ours"].sum() == 2
 
 
 def test_leaked_copies_are_measured_only_where_the_test_may_be_looked_at(

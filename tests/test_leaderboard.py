@@ -62,7 +62,10 @@ def test_abstract_takes_every_number_from_the_rows() -> None:
     assert "`04_complex_cnn/default` on 59.0 % [57.0, 61.0] and 57.0 % [55.0, 59.0] (the original: 61 %)" in text
     assert "accuracy is 2.0 points higher than without them, on average over 5 pages of models; how much" in text
     assert "the final model so far (2 of 4 recipes are trained), `06_final/from_the_claims` on" in text
-    assert "Claims:** 2 of 13 have run to their end: 1 supported (dropout); 1 not supported (batch norm)." in text
+    assert (
+        "Claims:** 2 of 13 have run to their end, by rules and thresholds written down before: "
+        "1 supported (`05_analysis/dropout`); 1 not supported (`05_analysis/batch_norm`)." in text
+    )
 
 
 def test_abstract_counts_apart_what_belongs_to_claims_without_a_verdict() -> None:
@@ -114,14 +117,23 @@ def test_abstract_on_drawn_data_gives_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("done", "planned", "words"),
     [
-        (1, 12, "1 of 12 has run to its end: supported (dropout). Rules"),
-        (1, 1, "1 of 1 has run to its end: supported (dropout). Rules"),
-        (2, 2, "all 2 have run to their end: 1 supported (dropout); 1 not supported (batch norm). Rules"),
-        (2, 3, "2 of 3 have run to their end: 1 supported"),
+        (1, 12, "1 of 12 has run to its end, {}: supported ({d})."),
+        (1, 1, "1 of 1 has run to its end, {}: supported ({d})."),
+        (2, 2, "all 2 have run to their end, {}: 1 supported ({d}); 1 not supported ({b})."),
+        (2, 3, "2 of 3 have run to their end, {}: 1 supported"),
     ],
 )
 def test_abstract_counts_claims_in_whole_sentences(done: int, planned: int, words: str) -> None:
+    rules = "by rules and thresholds written down before"
+    words = words.format(rules, d="`05_analysis/dropout`", b="`05_analysis/batch_norm`")
     assert f"**Claims:** {words}" in leaderboard.abstract(RESULTS, CLAIMS[:done], claims_planned=planned)
+
+
+def test_findings_are_four_sentences_and_the_abstract_ends_with_them() -> None:
+    found = leaderboard.findings(RESULTS, CLAIMS)
+    assert len(found) == 4 and all(plain(text).count(". ") == 0 for text in found)
+    assert leaderboard.abstract(RESULTS, CLAIMS).endswith("\n\n".join(found))
+    assert "known to ± 1.6 points" in plain(found[1])
 
 
 def test_final_model_is_chosen_by_mean_validation_and_never_by_the_test() -> None:
