@@ -1,4 +1,4 @@
-# Every command is also `python -m fer_core …`. Variables: DATA NAME DEVICE JOBS OUT SET PYTHON,
+# Every command but the maintainers' is also `python -m fer_core …`. Variables: DATA NAME DEVICE JOBS OUT SET PYTHON,
 # ENGINE ADDRESS GPUS_PER_RUN (many machines), PRICE (plan).
 .DEFAULT_GOAL := help
 SHELL := /bin/sh

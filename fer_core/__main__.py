@@ -1,4 +1,4 @@
-"""`python -m fer_core …`: every command of the Makefile, for Windows and for those without make."""
+"""`python -m fer_core …`: the commands of the Makefile, for Windows and for those without make."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     if options.sweep is None:
         raise FerError(f"which sweep? One of: {', '.join(sweep.names())}")
-    return sweep.sweep(artifacts.settings(), options.sweep, _jobs())
+    return sweep.sweep(artifacts.settings(), options.sweep, _jobs(), _engine())
 
 
 def _wandb_sync(options: argparse.Namespace) -> int:
@@ -115,7 +115,21 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     if not options.page:
         raise FerError("which page? PAGE=04_complex_cnn/default, or another that trains.")
+    if _engine():
+        raise FerError(
+            "ENGINE is set, but a page is reproduced here, on the machine whose answer is wanted: leave it out."
+        )
     return reproduce.reproduce(artifacts.settings(), options.page, _jobs())
+
+
+def _test(_: argparse.Namespace) -> int:
+    return subprocess.call([sys.executable, "-m", "pytest"], cwd=ROOT)
+
+
+def _bench(_: argparse.Namespace) -> int:
+    where = [str(found)] if (found := artifacts.settings().data) else []
+    commands = ["benchmarks.engine"], ["benchmarks.data_reading", *where]
+    return max(subprocess.call([sys.executable, "-m", *words], cwd=ROOT) for words in commands)
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
@@ -218,6 +232,8 @@ def _parser() -> argparse.ArgumentParser:
         ("publish", _publish, "write reports/published/: the study on real data, single faces withheld", [shared]),
         ("import", _import, "take in finished runs from another machine", [shared, source]),
         ("reproduce", _reproduce, "train a page afresh and compare with what stands", [shared, page]),
+        ("test", _test, "run the tests", []),
+        ("bench", _bench, "this engine against the loop people write today", [shared]),
         ("bootstrap", _bootstrap, "the cell with which notebooks start on Colab and Kaggle", [written]),
         ("predict", _predict, "a network's answer for your own pictures or Kaggle's test.csv", [shared, images]),
         ("_worker", _worker, "", []),

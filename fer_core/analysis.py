@@ -113,7 +113,7 @@ class Claim:
         """Each run's value of the primary metric, and each arm's mean."""
         axes = plots.arm_values(claims.arm_table(self.runs, self.metric), self.metric)
         lead = "A dot is a run, a diamond the mean of an arm with its interval."
-        plots.show(axes, f"{lead} {plots.title(axes)}.", "metrics.json and history.csv of every run")
+        plots.show(axes, f"{lead} {plots.title(axes)}.", f"Of every run, {claims.source(self.metric)}")
 
     @functools.cached_property
     def judged(self) -> claims.Verdict:
@@ -284,7 +284,11 @@ class Summary:
         told = [claims.told_effect(outcome) if outcome else "no value" for outcome in first]
         thresholds = [outcome.threshold if outcome else math.nan for outcome in first]
         axes = plots.claim_effects(self.table.assign(claim=short, told=told, threshold=thresholds))
-        plots.show(axes, f"The effect of each claim with its interval. {plots.title(axes)}.", "claims.csv")
+        plots.show(
+            axes,
+            f"The effect of each claim with its interval. {plots.title(axes)}.",
+            "claims.csv: page, effect, low, high",
+        )
 
     def values(self) -> Table:
         """How many claims came to which verdict."""

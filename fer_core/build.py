@@ -7,6 +7,7 @@ imports torch, so a second `make all-reports` is over within a blink.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import queue
@@ -32,7 +33,9 @@ RENDERING = (
     "evaluation.py",
     "claims.py",
     "plots.py",
+    "augment.py",
     "explain.py",
+    "leaderboard.py",
     "notebook.py",
     "exploration.py",
     "analysis.py",
@@ -41,6 +44,7 @@ RENDERING = (
     "report.py",
 )
 NOT_HERE = "is a claim about FER2013 itself, which this data is not"
+FAILED = "failed.json"  # in a run's folder: its last attempt ended by a fault
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
 RUN_MEGABYTES, PAGE_SECONDS = 3, 5  # measured on FER2013: a run in the store, a page on one core
 ROUGH_SECONDS = {"basic_cnn": 1 / 1200, "complex_cnn": 1 / 550, "residual": 1 / 300}  # an image and epoch, one CPU core
@@ -333,7 +337,7 @@ def drawn_on(plan: Plan, name: str) -> list[WantedRun]:
 def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
     """The stale pages and missing runs; a training page trains its own first run, so whoever shares it waits for it.
 
-    With `apart` it waits for that run too: an engine trains all of them elsewhere.
+    With `apart` it waits for that run too: an engine, or a worker, trains all of them.
     """
     provider: dict[str, str] = {}
     for page in plan.stale:
@@ -358,10 +362,14 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
         tasks.append(Task(page.name, message, after, seconds, own.key if own else ""))
     for run in plan.missing_runs():
         if run.key not in provider:
-            stated = {name: value for name, value in _stated(run.params).items() if name not in ("arms", "rule")}
-            message = {"kind": "run", "params": stated, "key": run.key}
-            tasks.append(Task(run.name, message, set(), plan.seconds(run), run.key))
+            tasks.append(Task(run.name, run_message(run.params, run.key), set(), plan.seconds(run), run.key))
     return tasks
+
+
+def run_message(params: Params, key: str) -> dict[str, Any]:
+    """What a worker or an engine is told of a run."""
+    told = {name: value for name, value in _stated(params).items() if name not in ("arms", "rule")}
+    return {"kind": "run", "params": told, "key": key}
 
 
 class Worker:
@@ -490,7 +498,8 @@ def perform(
         if type(fault).__name__ == "Stopped":
             sys.exit(STOPPED_STATUS)
         traceback.print_exc()
-        return {"error": f"{type(fault).__name__}: {fault}"}
+        full = getattr(fault, "errno", None) == errno.ENOSPC
+        return {"error": report.NO_SPACE if full else report.hide_paths(f"{type(fault).__name__}: {fault}", settings)}
 
 
 def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygote | None) -> dict[str, Any]:
@@ -504,7 +513,10 @@ def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygo
     own = runs[0] if plan.pages[page.name].own else None
     told = message["report_key"], message["inputs"], tuple(message["neighbours"])
     failure = report.make_page(page, params, settings, runs, own, *told, 1, zygote)
-    return {"error": str(failure)} if failure else {"state": "done"}
+    if failure:
+        return {"error": str(failure)}
+    record = read_json(own.folder / "run.json") or {} if own else {}
+    return {"state": "cut" if record.get("state") == "cut" else "done"}
 
 
 # --------------------------------------------------------------------------------------------------------------- build
@@ -520,7 +532,8 @@ class Build:
         self, plan: Plan, jobs: int, say: Callable[[str], None] | None = None, engine: Engine | None = None
     ) -> None:
         self.plan, self.jobs, self.engine = plan, max(1, jobs), engine
-        self.waiting = tasks_of(plan, apart=engine is not None)
+        online = os.environ.get("WANDB_MODE") == "online" and "WANDB_API_KEY" in os.environ  # no kernel is told a key
+        self.waiting = tasks_of(plan, apart=engine is not None or online)
         self.running: dict[str, Task] = {}
         self.finished: set[str] = set()
         self.failures: dict[str, str] = {}
@@ -552,9 +565,14 @@ class Build:
             del self.running[task.name]
             if self.stopped:  # by Ctrl-C or SIGTERM: that its worker is gone is no failure of the task
                 return
+            failed = run_folder(self.plan.settings.store, task.key) / FAILED
             if "error" in answer:
                 self.failures[task.name] = answer["error"]
-            elif answer.get("state") == "cut":
+                if task.key:
+                    artifacts.write_json(failed, {"error": answer["error"]})
+            elif task.key:
+                failed.unlink(missing_ok=True)
+            if answer.get("state") == "cut":
                 self.cut.append(task.name)
             self.finished.add(task.name)
             self.progress.ended(task, answer)
@@ -890,11 +908,16 @@ def entry(page: PagePlan, settings: Settings, failures: Mapping[str, str]) -> di
 
 
 def _states(runs: Iterable[WantedRun], store: Path) -> dict[str, int]:
-    """How many are done, diverged, failed, cut or missing; one that was begun and has not ended is missing too."""
-    told = Counter[str]()
+    """How many are done, diverged, failed, cut, stale or missing; one begun that has not ended is missing too."""
+    told, others = Counter[str](), None
     for run in runs:
-        record = read_json(run_folder(store, run.key) / "run.json") or {} if run.found is None else run.found.provenance
-        told[record.get("state", "missing")] += 1
+        folder = run_folder(store, run.key)
+        state = run.found.state if run.found else "failed" if (folder / FAILED).exists() else None
+        state = state or (read_json(folder / "run.json") or {}).get("state")
+        if state is None:
+            others = others or {(read_json(path) or {}).get("identity") for path in store.glob("runs/*/run.json")}
+            state = "stale" if run.wanted.identity in others else "missing"  # by other code, precision or threads
+        told[state] += 1
     return dict(told)
 
 

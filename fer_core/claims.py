@@ -177,6 +177,18 @@ def metric_of(run: Run, metric: str) -> float:
     return _from_history(run, metric)
 
 
+def source(metric: str) -> str:
+    """The artifact and columns that `metric_of` takes a metric from."""
+    if metric == "at_chance":
+        return "run.json: state"
+    if metric.startswith("test_") or metric == "leak_flattery":
+        return "metrics.json: test_official, test_leak_free"
+    if metric in ("gap", "validation_accuracy", "macro_f1") or metric.startswith("recall_"):
+        return f"metrics.json: {'gap' if metric == 'gap' else 'validation'}"
+    columns = {"clean_gap": "train_clean_accuracy, validation_accuracy", "late_loss_variability": "validation_loss"}
+    return f"history.csv: epoch, {columns.get(metric, 'validation_accuracy')}"
+
+
 def _outside(whole: Mapping[str, Any], part: Mapping[str, Any]) -> float:
     """Accuracy on the images of the one split that are not among the other's."""
     n = (whole.get("n") or 0) - (part.get("n") or 0)

@@ -337,7 +337,7 @@ def _images(made: Document, found: Pair, faces: Faces) -> None:
         axes = plots.images_grid(faces.images[index.get_indexer(table["image_id"])], names, finding=line)
         table = table.rename(columns={"label": "true"}).set_index("image_id")
         lead = "Of each its label, then the other page's answer and how sure that was."
-        source = "predictions.parquet of both first runs: validation"
+        source = "predictions.parquet of both first runs: image_id, split, label and the probabilities"
         made.figure(axes, lead, source, stand_in(table, faces))
         made.table(Table(table), "Their ids, labels and answers", beside_faces=True)
 

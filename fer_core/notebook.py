@@ -934,7 +934,7 @@ def together(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, A
     """
     runs = _alike(params, runs)
     of = [[run.key, run.state] for run in runs], may_show_test(params, runs[0])
-    return runs[0].derived("ensemble", of, lambda: _averaged(params, runs))  # type: ignore[no-any-return]
+    return runs[0].derived("ensemble", of, lambda: _averaged(params, runs))
 
 
 def _averaged(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, glossary, kernels, leaderboard
+from fer_core import artifacts, glossary, kernels, leaderboard, schema
 from fer_core.artifacts import Run, Settings
 from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, open_notebook, percent, read_notebook
 
@@ -40,6 +40,7 @@ EXPLAINED = {
     "and threads",
     "identity": "fingerprint of parameters and data alone, by which a run is known on another machine",
 }
+NO_SPACE = "no space left on the device that holds OUT: free some, and run it again"
 STAND_IN = "application/vnd.fer.faces+json"  # what the template draws in place of single faces
 
 # What the study sets side by side; the last one is the final model, which validation chooses.
@@ -55,7 +56,7 @@ COMPARED = (
 KEPT = re.compile(
     "PATH|HOME|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|TEMP|TMP|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|"
     "CUDA_HOME|CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|MKL_NUM_THREADS|OPENBLAS_.*|PYTHONPATH|PYTHONHASHSEED|"
-    "PYTHONDONTWRITEBYTECODE|WANDB_MODE|WANDB_PROJECT|WANDB_ENTITY|WANDB_BASE_URL|SYSTEMROOT|SYSTEMDRIVE|WINDIR|"
+    "PYTHONDONTWRITEBYTECODE|NETRC|WANDB_MODE|WANDB_PROJECT|WANDB_ENTITY|WANDB_BASE_URL|SYSTEMROOT|SYSTEMDRIVE|WINDIR|"
     "COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|PROGRAMDATA|USERPROFILE|NUMBER_OF_PROCESSORS"
 )
 
@@ -86,6 +87,7 @@ class PageContext:
     following: str | None = None
     files: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    tolerance: str = ""
     compared: tuple[str, ...] = ()
     asked: str = ""  # Markdown; else the paragraph of the notebook's first cell that begins with **Asked:**
     provenance: dict[str, str] = field(default_factory=dict)
@@ -119,6 +121,10 @@ def set_text(values: Mapping[str, Any]) -> str:
 def kernel_environment(page: str, settings: Settings, threads: int) -> dict[str, str]:
     """The environment of a page's kernel: the allow-list, and where data, reports and runs lie."""
     kept = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name.upper())}
+    if "WANDB_API_KEY" in os.environ and kept.get("WANDB_MODE") == "online":
+        kept["WANDB_MODE"] = "offline"  # the key stays out: with it, workers train online, and pages load their runs
+    if "WANDB_BASE_URL" in kept:
+        kept["WANDB_BASE_URL"] = re.sub(r"//[^/@]*@", "//", kept["WANDB_BASE_URL"])
     return {
         **kept,
         **({"FER_DATA": str(settings.data)} if settings.data else {}),
@@ -144,6 +150,7 @@ def _failure(notebook: Any, error: str, message: str) -> Failure:
     cell = (raised or started or code)[-1]
     lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
     words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())
+    words = NO_SPACE if "[Errno 28]" in words else words
     return Failure(code.index(cell) + 1, lines[0][:100] if lines else "", error, hide_paths(words)[:500])
 
 
@@ -641,6 +648,26 @@ def commands(page: str, settings: Settings, trains: bool = True) -> tuple[str, .
     return (f"make report {told}", *[f"make reproduce {told}"] * trains, "make lab")
 
 
+def tolerance(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """How far apart two trainings of one page may lie on machines of different kinds: accuracy by split, a fraction.
+
+    Two networks that are equally good differ on n images by up to 1.96 sqrt(2 p (1 − p) / n) in 95 of 100 cases, if
+    their answers were independent; they are not, so this is wide.
+    """
+    parts = {split: metrics[split] for split in ("validation", "test_official", "test_leak_free") if split in metrics}
+    return {
+        split: 1.96 * math.sqrt(2 * part["accuracy"] * (1 - part["accuracy"]) / part["n"])
+        for split, part in parts.items()
+    }
+
+
+def _tolerance_words(run: Run | None, score_test: bool) -> str:
+    """`tolerance` in words; nothing of the test where the page may not look at it."""
+    found = tolerance(run.metrics) if run and run.finished else {}
+    told = {name: points for name, points in found.items() if score_test or name == "validation"}
+    return schema.listed([f"{points * 100:.1f} points ({name.replace('_', ' ')})" for name, points in told.items()])
+
+
 def variables(settings: Settings) -> str:
     """What a command must be told to work on this dataset, after a blank; a path is the reader's own."""
     told = f" DATA=path/to/{settings.name}" * (not settings.sample)
@@ -736,6 +763,7 @@ def page_context(
         following=neighbours[1],
         files=files,
         commands=commands(page.name, settings, trains=own_run is not None),
+        tolerance=_tolerance_words(own_run, params.score_test),
         compared=compared_in(params),
         asked=params.question,
         provenance={**made, **provenance(runs)},

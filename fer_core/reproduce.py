@@ -19,25 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, build
+from fer_core import artifacts, build, report
 from fer_core.artifacts import Run, Settings, write_json
 from fer_core.schema import FerError
 
 SAME_KIND = ("code", "device", "precision", "threads", "processor", "gpu")
 PROVENANCE = re.compile(r"<!-- provenance -->.*?<!-- /provenance -->", re.S)
-
-
-def tolerance(metrics: dict[str, Any]) -> dict[str, float]:
-    """How far apart two trainings of one page may lie on machines of different kinds: accuracy by split, a fraction.
-
-    Two networks that are equally good differ on n images by up to 1.96 sqrt(2 p (1 − p) / n) in 95 of 100 cases, if
-    their answers were independent; they are not, so this is wide.
-    """
-    parts = {split: metrics[split] for split in ("validation", "test_official", "test_leak_free") if split in metrics}
-    return {
-        split: 1.96 * math.sqrt(2 * part["accuracy"] * (1 - part["accuracy"]) / part["n"])
-        for split, part in parts.items()
-    }
 
 
 def kind(record: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +96,7 @@ def compare(stood: Run, fresh: Run) -> dict[str, Any]:
     """{compared: bytes or tolerance, agrees, difference, kinds that differ, accuracies with their tolerance}."""
     was, now = kind(stood.provenance), kind(fresh.provenance)
     differs = [name for name in was if was[name] != now[name]]
-    allowed = tolerance(stood.metrics)
+    allowed = report.tolerance(stood.metrics)
     accuracies = {
         split: {
             "stood": stood.metrics[split]["accuracy"],

@@ -4,11 +4,13 @@ The parent process asks Optuna for values and keeps its SQLite storage; workers,
 `train_or_load` and tell every epoch's validation score, upon which the parent says whether to go on. Trial n is chosen
 from the results of trials up to n − side_by_side and from nothing else, so JOBS, kills and who ended first change
 nothing. Workers get the images with the test images blank: a sweep decides on validation and cannot see them.
+With an engine (ENGINE=) the runs are trained there, and end the same.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import dataclasses
 import io
@@ -372,6 +374,51 @@ def _attempt(runs: list[Params], objective: str, settings: Settings, faces: Face
         return {"state": "failed", "reason": f"{type(fault).__name__}: {fault}"}
 
 
+class Sender:
+    """A hand whose trials' runs are trained by an engine, whole; here they are loaded and told epoch by epoch.
+
+    So the same trials come out as without one: what the pruner gives up was trained to its end, and counts as given up.
+    """
+
+    def __init__(self, settings: Settings, objective: str, engine: build.Engine) -> None:
+        self.settings, self.objective, self.engine = settings, objective, engine
+        self.connection, self.theirs = multiprocessing.Pipe()
+        self.trial: int | None = None
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        faces = without_test_images(data.open_faces(self.settings.data, self.settings.store))
+
+        def tell(epoch: int, score: float) -> bool:
+            self.theirs.send(("epoch", epoch, score))
+            return self.theirs.recv()
+
+        with contextlib.suppress(EOFError, OSError):  # the search is over
+            while True:
+                runs, started = self.theirs.recv(), time.monotonic()
+                outcome = self._train(runs, faces.data_hash)
+                outcome = outcome or _attempt(runs, self.objective, self.settings, faces, tell, lambda: False)
+                self.theirs.send(("end", outcome | {"seconds": time.monotonic() - started}))
+
+    def _train(self, runs: list[Params], data_hash: str) -> dict[str, Any] | None:
+        """Have them trained; the trial's end where one was not."""
+        for params in runs:
+            resolved, device = devices.resolve(params, self.settings.device)
+            key = run_key(resolved, data_hash, device).key
+            try:
+                answer = self.engine.do(build.run_message(params, key))
+            except Exception as fault:  # a thread that died would leave its trial under way for ever
+                return {"state": "failed", "reason": f"{type(fault).__name__}: {fault}"}
+            if not Run(key, params, run_folder(self.settings.store, key)).finished:
+                why = answer.get("error", f"the engine trained on another device than {device}: say DEVICE=")
+                return {"state": "failed", "reason": why}
+        return None
+
+    def close(self) -> None:
+        self.connection.close()
+        self.theirs.close()
+
+
 class Hand:
     """A worker as the parent sees it: its process, the way to it, and the trial it is at."""
 
@@ -403,15 +450,21 @@ class Search:
     goes on with the one there is.
     """
 
-    def __init__(self, sweep: Sweep, settings: Settings, say: Callable[[str], None] = lambda line: None) -> None:
-        self.sweep, self.settings, self.say = sweep, settings, say
+    def __init__(
+        self,
+        sweep: Sweep,
+        settings: Settings,
+        say: Callable[[str], None] = lambda line: None,
+        engine: build.Engine | None = None,
+    ) -> None:
+        self.sweep, self.settings, self.say, self.engine = sweep, settings, say, engine
         self.base = base_params(sweep, settings)
         self.data_hash = data.data_hash(settings.data, settings.store)
         self.trials_wanted = min(sweep.budget.trials, SAMPLE_TRIALS) if settings.sample else sweep.budget.trials
         # Where the sample's ceiling leaves few epochs, the pruner must still have one to decide at.
         self.warmup = min(sweep.pruner.warmup_epochs, max(1, self.base.epochs - 2) if settings.sample else 10_000)
         self.distributions = distributions(sweep)
-        self.hands: list[Hand] = []
+        self.hands: list[Hand | Sender] = []
         self.deaths: dict[int, int] = {}
         self._trials: list[FrozenTrial] | None = None
         folder = settings.store / "sweeps" / settings.name
@@ -571,7 +624,8 @@ class Search:
     def _start(self, n: int) -> None:
         hand = next((hand for hand in self.hands if hand.trial is None), None)
         if hand is None:
-            hand = Hand(self.settings, self.sweep.objective, self.log)
+            told = self.settings, self.sweep.objective
+            hand = Sender(*told, self.engine) if self.engine else Hand(*told, self.log)
             self.hands.append(hand)
         trial = self.trials[n]
         hand.trial = n
@@ -579,7 +633,7 @@ class Search:
         self.say(f"trial {n}: {report.set_text(trial.params)}{again}")
         hand.connection.send(trial_runs(self.base, trial.params))
 
-    def _hear(self, hand: Hand) -> None:
+    def _hear(self, hand: Hand | Sender) -> None:
         assert hand.trial is not None
         try:
             kind, *told = hand.connection.recv()
@@ -597,14 +651,14 @@ class Search:
         self.storage.set_trial_intermediate_value(self.trials[n]._trial_id, epoch, score)
         self._trials = None
 
-    def _bury(self, hand: Hand) -> None:
+    def _bury(self, hand: Hand | Sender) -> None:
         """A worker died (killed, or out of memory): its trial is taken up once more, then it counts as failed."""
         n = hand.trial
         assert n is not None
         hand.close()
         self.hands.remove(hand)
         self.deaths[n] = self.deaths.get(n, 0) + 1
-        how = f"its process ended with {hand.process.exitcode}"
+        how = f"its process ended with {hand.process.exitcode}" if isinstance(hand, Hand) else "its thread ended"
         self.say(f"trial {n}: {how}; see {self.log.name} in the run store")
         if self.deaths[n] > 1:
             self._end(n, {"state": "failed", "reason": f"{how}, twice"})
@@ -769,7 +823,7 @@ def _pictures(search: Search, found: list[Row], best: Row | None, shares: Mappin
                 [row.curve for row in found], [row.state == "pruned" for row in found], place, sweep.objective
             ),
             "A line a trial, by epoch of its first seed.",
-            "training_keys, and each run's history.csv",
+            f"training_keys; and each first run's history.csv: epoch, {sweep.objective}",
         ),
     }
     if shares:
@@ -927,10 +981,16 @@ def write_page(search: Search) -> Path:
     return page
 
 
-def sweep(settings: Settings, name: str, jobs: int) -> int:
-    """Run what is left of a sweep, write its page and the index; exit status 1 with a list where trials failed."""
-    search = Search(load(name), settings, lambda line: print(line, file=sys.stderr, flush=True))
-    search.run(jobs)
+def sweep(settings: Settings, name: str, jobs: int, connect: Callable[[Settings], build.Engine] | None = None) -> int:
+    """Run what is left of a sweep, write its page and the index; exit status 1 with a list where trials failed.
+
+    `connect` gives the engine that trains, as many trials at a time as may be under way together.
+    """
+    stated = load(name)
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(contextlib.closing(connect(settings))) if connect else None
+        search = Search(stated, settings, lambda line: print(line, file=sys.stderr, flush=True), engine)
+        search.run(stated.side_by_side if engine else jobs)
     page = write_page(search)
     build.write_tables(build.Plan(dataclasses.replace(settings, set_values={})), {})  # the index names the sweep
     failed = [row for row in rows(search) if row.state == "failed"]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fer_core import artifacts, build
+from fer_core import artifacts, build, report, schema, training
 from fer_core.schema import ROOT
+
+from .conftest import make_faces
 
 CHEAP = "train_fraction = 0.1\nwidth = 0.25\nepochs = 1\nbatch_norm = True\n"
 NET = """from fer_core import notebook, plots
@@ -292,6 +296,30 @@ def test_of_pages_that_wait_for_each_others_runs_one_goes_first(tmp_path: Path) 
     assert work._next(("page",)) is one
     work._done(one, {"state": "done"})
     assert work._next(("page",)) is other
+
+
+@pytest.mark.parametrize("state", ["cut", "done"])
+def test_a_page_whose_own_run_was_cut_by_its_limit_says_so(
+    place: artifacts.Settings, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    def made(page: Any, params: Any, settings: Any, runs: Any, own: artifacts.Run, *_: Any) -> None:
+        artifacts.write_json(own.folder / "run.json", {"state": state})
+
+    monkeypatch.setattr(report, "make_page", made)
+    message = {"kind": "page", "name": "01_basic_cnn/default", "report_key": "", "inputs": {}, "neighbours": []}
+    assert build.perform(message, place, threading.Event()) == {"state": state}
+
+
+def test_a_full_disk_is_told_with_its_remedy_and_without_a_path(
+    place: artifacts.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(place.out / "x"))
+
+    monkeypatch.setattr(training, "train_or_load", full)
+    message = build.run_message(schema.Params(), "key")
+    answer = build.perform(message, place, threading.Event(), make_faces())
+    assert answer == {"error": report.NO_SPACE}
 
 
 def test_damaged_records_break_no_plan(tree: Path) -> None:

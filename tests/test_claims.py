@@ -206,6 +206,16 @@ def test_arms_without_any_value_are_inconclusive():
     assert (found.verdict, found.effect, found.n) == ("inconclusive", None, 0)
 
 
+def test_every_metric_names_the_artifact_and_column_it_is_from():
+    one = run()
+    for metric in [*claims.WORDS, "recall_class0", "best_validation_accuracy_from_2"]:
+        artifact, _, columns = claims.source(metric).partition(": ")
+        if artifact == "history.csv":
+            assert set(columns.split(", ")) <= set(one.history.columns) | {"train_clean_accuracy"}
+        else:
+            assert artifact in ("metrics.json", "run.json") and columns
+
+
 def test_shares_at_chance_take_newcombes_interval():
     stuck = [run(seed, "diverged" if seed < 8 else "done") for seed in range(10)]
     found = verdict(stuck, [run(seed) for seed in range(10)], above(0.1), "at_chance")

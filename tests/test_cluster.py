@@ -181,6 +181,8 @@ def test_page_whose_run_the_engine_did_not_finish_is_not_trained_here(place: Set
     assert engine.closed
     assert work.finished == {PAGE, *(run.name for run in plan.missing_runs())}
     failed = "error" in answer
+    states = build.entry(build.Plan(place, [PAGE]).pages[PAGE], place, {})["runs"]
+    assert states == {"failed" if failed else "missing": len(plan.missing_runs())}
     assert (PAGE in work.failures) == failed
     assert bool(work.cut) != failed
 
@@ -198,6 +200,19 @@ def test_first_run_of_a_page_goes_to_the_engine_too(place: Settings) -> None:
     here = [task.message["kind"] for task in build.tasks_of(plan)]
     there = [task.message["kind"] for task in build.tasks_of(plan, apart=True)]
     assert there.count("run") == here.count("run") + 1 == len(plan.missing_runs())
+
+
+def test_with_a_key_for_wandb_in_the_environment_workers_train_and_no_kernel_does(
+    place: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kinds() -> list[str]:
+        return [task.message["kind"] for task in build.Build(build.Plan(place, [PAGE]), 1, lambda line: None).waiting]
+
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    before = kinds()
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert kinds().count("run") == before.count("run") + 1
 
 
 # --------------------------------------------------------------------------------------- a node's work, in this process

@@ -74,6 +74,19 @@ def environment(place: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
     return told
 
 
+def test_a_key_in_the_environment_reaches_no_kernel_and_leaves_it_offline(
+    place: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://me:a-secret@wandb.lab:8080")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    told = report.kernel_environment("01_basic_cnn/default", place, 1)
+    assert (told["WANDB_MODE"], told["WANDB_BASE_URL"]) == ("online", "http://wandb.lab:8080")  # netrc may hold a key
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret")
+    told = report.kernel_environment("01_basic_cnn/default", place, 1)
+    assert told["WANDB_MODE"] == "offline" and not any("a-secret" in value for value in told.values())
+
+
 def printed(source: str, environment: dict[str, str], zygote: kernels.Zygote | None, torch: bool = False) -> str:
     """What a cell prints in a kernel of its own."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])

@@ -253,7 +253,7 @@ def test_a_difference_in_metrics_names_its_field(trained: Run, tmp_path: Path) -
 def test_on_another_processor_accuracies_must_agree_within_the_tolerance(trained: Run, tmp_path: Path) -> None:
     other = copy_of(trained, tmp_path / "other", processor="another one")
     metrics = json.loads(json.dumps(trained.metrics))
-    allowed = reproduce.tolerance(metrics)["validation"]
+    allowed = report.tolerance(metrics)["validation"]
     for off, agrees in ((0.9 * allowed, True), (1.1 * allowed, False)):
         metrics["validation"]["accuracy"] = trained.metrics["validation"]["accuracy"] - off
         write_json(other.folder / "metrics.json", metrics)

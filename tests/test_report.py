@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -313,6 +314,15 @@ def test_text_from_data_is_escaped_wherever_it_comes_from() -> None:
         assert not [name for name in attributes if name.startswith("on")]
         assert not (attributes.get("href") or "").startswith(("javascript", "harmful:"))
         assert tag != "img" or not attributes.get("src") or attributes["src"].startswith("data:image/png;base64,")
+
+
+def test_page_says_how_far_another_machine_may_be_off() -> None:
+    metrics = {"validation": {"accuracy": 0.5, "n": 5000}, "test_official": {"accuracy": 0.6, "n": 3589}}
+    run = SimpleNamespace(finished=True, metrics=metrics)
+    words = report._tolerance_words(run, score_test=True)  # type: ignore[arg-type]
+    assert words == "2.0 points (validation) and 2.3 points (test official)"
+    assert "test" not in report._tolerance_words(run, score_test=False)  # type: ignore[arg-type]
+    assert words in report.plain(rendered(commands=("a", "b", "c"), tolerance=words))
 
 
 def test_page_asks_no_host_for_anything(page: str) -> None:

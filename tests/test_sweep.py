@@ -25,7 +25,7 @@ from PIL import Image
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from fer_core import artifacts, data, devices, publish, report, schema, sweep, training
+from fer_core import artifacts, build, data, devices, publish, report, schema, sweep, training
 from fer_core.artifacts import Settings, run_folder, run_key
 from fer_core.data import PRIVATE, Faces
 from fer_core.schema import ROOT, FerError, ParameterError, Params
@@ -497,6 +497,52 @@ def test_a_sweep_leaves_a_page_and_its_trials(swept: Any) -> None:
     assert best is not None and f"trial {best.trial} has the best validation accuracy" in report.plain(html)
     assert html.count("<img ") == 3 and "most of them the same" in html  # all whole trials reach 100 %: no best quarter
     assert str(swept.place) not in html and "http://" not in re.sub(r'href="http[^"]*"', "", html)
+
+
+class Elsewhere:
+    """An engine, in this process."""
+
+    slots = in_flight = 2
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.done, self.closed, self.lock = settings, list[str](), False, threading.Lock()
+
+    def do(self, message: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            self.done.append(message["key"])
+            return build.perform(message, self.settings, threading.Event())
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def elsewhere(swept: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(sweep, "SWEEPS", swept.place / "sweeps")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return dataclasses.replace(swept.settings, out=out)
+
+
+def test_an_engine_trains_the_same_trials(swept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = elsewhere(swept, tmp_path, monkeypatch)
+    engine = Elsewhere(settings)
+    assert sweep.sweep(settings, "tiny", 1, lambda _: engine) == 0
+    there, here = ((s.reports / "sweeps/tiny/trials.csv").read_bytes() for s in (settings, swept.settings))
+    assert there == here
+    assert engine.closed and sorted(engine.done) == sorted(" ".join(row.training_keys for row in swept.found).split())
+
+
+@pytest.mark.parametrize("fault", ["an answer", "an exception", "another device"])
+def test_a_trial_that_the_engine_could_not_train_failed(
+    swept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    settings = elsewhere(swept, tmp_path, monkeypatch)
+    engine = Elsewhere(settings)
+    answers = {"an answer": {"error": "no machine"}, "another device": {"state": "done", "key": "k"}}
+    monkeypatch.setattr(engine, "do", lambda message: answers.get(fault) or 1 / 0)
+    assert sweep.sweep(settings, "tiny", 1, lambda _: engine) == 1
+    reasons = {row.reason for row in sweep.rows(sweep.Search(sweep.load("tiny"), settings))}
+    told = {"an answer": "no machine", "an exception": "ZeroDivisionError", "another device": "than cpu"}[fault]
+    assert len(reasons) == 1 and told in reasons.pop()
 
 
 def test_the_page_may_be_published_as_it_is(swept: Any, tmp_path: Path) -> None:
