@@ -94,7 +94,7 @@ def profile(name: str, out: Path, zygote: kernels.Zygote) -> dict[str, float]:
             build.Plan(settings, [name])
         began = time.time()
         with clock.step("papermill"):
-            failure = report.execute(page, page.values, target, settings, 1, zygote)
+            failure = report.execute(page, page.values, target, settings, zygote)
         if failure:
             raise RuntimeError(f"{name}: {failure}")
         notebook = nbformat.read(target, 4)

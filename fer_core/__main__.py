@@ -18,12 +18,8 @@ from fer_core.schema import PACKAGE, ROOT, FerError
 KAGGLE_DATASET = "msambare/fer2013"  # the folder form, public: needs no account
 
 
-def _all_reports(_: argparse.Namespace) -> int:
-    return build.build(artifacts.settings(), None, _jobs(), _engine())
-
-
 def _report(options: argparse.Namespace) -> int:
-    return build.build(artifacts.settings(), options.pages, _jobs(), _engine())
+    return build.build(artifacts.settings(), getattr(options, "pages", None), _jobs(), _engine())
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -133,7 +129,9 @@ def _bench(_: argparse.Namespace) -> int:
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
-    changed = bootstrap.write_all() if options.write else []
+    changed = [
+        path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if options.write and bootstrap.write(path)
+    ]
     print("\n".join(changed) if options.write else "".join(bootstrap.cell(bootstrap.repository())["source"]))
     return 0
 
@@ -144,10 +142,6 @@ def _predict(options: argparse.Namespace) -> int:
     words = options.images or [os.environ.get("FER_IMAGES") or ""]
     detect = not (options.no_detect or os.environ.get("FER_NO_DETECT", "") not in ("", "0"))
     return predict.predict(words, artifacts.settings(), options.model or os.environ.get("FER_MODEL") or "", detect)
-
-
-def _worker(_: argparse.Namespace) -> int:
-    return build.serve()
 
 
 def _jobs() -> int:
@@ -161,14 +155,14 @@ def _jobs() -> int:
 
 def _engine() -> Callable[[artifacts.Settings], build.Engine] | None:
     """Where runs are trained: None is here, in the build's own workers."""
-    name = os.environ.get("FER_ENGINE") or "local"
+    name, address = os.environ.get("FER_ENGINE") or "local", os.environ.get("FER_ADDRESS") or ""
     if name == "ray":
-        return cluster.connect
+        return lambda settings: cluster.RayEngine(settings, address)
     if name == "slurm":
-        return slurm.connect
+        return lambda settings: slurm.SlurmEngine(settings, address)
     if name != "local":
         raise FerError(f"ENGINE is '{name}', expected local, ray or slurm.")
-    if os.environ.get("FER_ADDRESS"):
+    if address:
         raise FerError("ADDRESS is set, but ENGINE is not: add ENGINE=ray or ENGINE=slurm.")
     return None
 
@@ -220,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = argparse.ArgumentParser(add_help=False)
     listing.add_argument("--dry-run", action="store_true", help="only list what would be sent")
     for command, action, about, parents in (
-        ("all-reports", _all_reports, "make every page that is not current", [shared]),
+        ("all-reports", _report, "make every page that is not current", [shared]),
         ("report", _report, "make one page", [shared, pages]),
         ("plan", _plan, "say what would run and why", [shared, pages]),
         ("compare", _compare, "set the runs of pages side by side", [shared, pages]),
@@ -236,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         ("bench", _bench, "this engine against the loop people write today", [shared]),
         ("bootstrap", _bootstrap, "the cell with which notebooks start on Colab and Kaggle", [written]),
         ("predict", _predict, "a network's answer for your own pictures or Kaggle's test.csv", [shared, images]),
-        ("_worker", _worker, "", []),
+        ("_worker", lambda _: build.serve(), "", []),
     ):
         told: dict[str, Any] = {"help": about, "description": about} if about else {}  # a worker is not listed
         added = commands.add_parser(command, parents=parents, **told)

@@ -23,37 +23,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HISTORY_COLUMNS = (
-    "epoch",
-    "learning_rate",
-    "train_loss",
-    "train_accuracy",
-    "train_clean_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "gradient_norm",
-)
+    "epoch", "learning_rate", "train_loss", "train_accuracy", "train_clean_accuracy", "validation_loss",
+    "validation_accuracy", "gradient_norm",
+)  # fmt: skip
 RESULT_COLUMNS = (
-    "page",
-    "notebook",
-    "network",
-    "parameters",
-    "multiply_adds",
-    "seed",
-    "epochs",
-    "selected_epoch",
-    "train_accuracy",
-    "train_clean_accuracy",
-    "validation_accuracy",
-    "gap",
-    "test_official_accuracy",
-    "test_official_low",
-    "test_official_high",
-    "test_leak_free_accuracy",
-    "test_leak_free_low",
-    "test_leak_free_high",
-    "status",
-    "training_key",
-)
+    "page", "notebook", "network", "parameters", "multiply_adds", "seed", "epochs", "selected_epoch",
+    "train_accuracy", "train_clean_accuracy", "validation_accuracy", "gap",
+    "test_official_accuracy", "test_official_low", "test_official_high",
+    "test_leak_free_accuracy", "test_leak_free_low", "test_leak_free_high", "status", "training_key",
+)  # fmt: skip
 CLAIM_COLUMNS = ("claim", "page", "effect", "low", "high", "n", "rule", "verdict")
 FINISHED = ("done", "diverged")
 PRIVATE = ("host", "wandb_id")  # entries of run.json that name the machine and its tracking: not for others

@@ -81,11 +81,6 @@ def write(notebook: Path) -> bool:
     return after != before
 
 
-def write_all() -> list[str]:
-    """Every notebook of the repository; the names of those that changed."""
-    return [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if write(path)]
-
-
 # ---------------------------------------------------------------------------------------------------- on such a machine
 
 

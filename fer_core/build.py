@@ -28,21 +28,9 @@ from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_jso
 from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params, counted
 
 RENDERING = (
-    "schema.py",
-    "data.py",
-    "evaluation.py",
-    "claims.py",
-    "plots.py",
-    "augment.py",
-    "explain.py",
-    "leaderboard.py",
-    "notebook.py",
-    "exploration.py",
-    "analysis.py",
-    "beyond.py",
-    "glossary.py",
-    "report.py",
-)
+    "schema.py", "data.py", "evaluation.py", "claims.py", "plots.py", "augment.py", "explain.py", "leaderboard.py",
+    "notebook.py", "exploration.py", "analysis.py", "beyond.py", "glossary.py", "report.py",
+)  # fmt: skip
 NOT_HERE = "is a claim about FER2013 itself, which this data is not"
 FAILED = "failed.json"  # in a run's folder: its last attempt ended by a fault
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
@@ -512,7 +500,7 @@ def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygo
     ]
     own = runs[0] if plan.pages[page.name].own else None
     told = message["report_key"], message["inputs"], tuple(message["neighbours"])
-    failure = report.make_page(page, params, settings, runs, own, *told, 1, zygote)
+    failure = report.make_page(page, params, settings, runs, own, *told, zygote)
     if failure:
         return {"error": str(failure)}
     record = read_json(own.folder / "run.json") or {} if own else {}
@@ -700,40 +688,25 @@ class Progress:
 
 def results(plan: Plan) -> list[dict[str, Any]]:
     """results.csv: a row a page and run, finished ones only."""
-    rows = []
-    for page in plan.pages.values():
-        for run in page.results:
-            if run.found is not None:
-                rows.append(_result(page, run, run.found))
-    return rows
+    return [
+        _result(page, run, run.found) for page in plan.pages.values() for run in page.results if run.found is not None
+    ]
 
 
 def _result(page: PagePlan, wanted: WantedRun, run: Run) -> dict[str, Any]:
-    metrics = run.metrics
-    row = {
+    row = {name: run.metrics.get(name) for name in artifacts.RESULT_COLUMNS} | {
         "page": page.name,
         "notebook": page.page.notebook,
         "network": wanted.params.network,
         "seed": wanted.params.seed,
-        "validation_accuracy": metrics["validation"]["accuracy"],
-        "status": metrics["status"],
+        "validation_accuracy": run.metrics["validation"]["accuracy"],
         "training_key": run.key,
     }
-    for name in (
-        "parameters",
-        "multiply_adds",
-        "epochs",
-        "selected_epoch",
-        "train_accuracy",
-        "train_clean_accuracy",
-        "gap",
-    ):
-        row[name] = metrics.get(name)
     for part in ("test_official", "test_leak_free"):
-        scores = metrics.get(part, {}) if page.params.score_test else {}
+        scores = run.metrics.get(part, {}) if page.params.score_test else {}
         for column, name in (("accuracy", "accuracy"), ("low", "accuracy_low"), ("high", "accuracy_high")):
             row[f"{part}_{column}"] = scores.get(name)
-    return {name: row[name] for name in artifacts.RESULT_COLUMNS}
+    return row
 
 
 def claim_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -884,7 +857,7 @@ def tables(
         runs = {run.key: run.found for page in plan.pages.values() for run in page.runs if run.found is not None}
         faces = data.open_faces(plan.settings.data, plan.settings.store)
         found = limits.facts(faces, list(runs.values()), rows)
-        files[limits.FILE] = report.render_text(plan.settings, "Limits and use", limits.text(found)).encode()
+        files[limits.FILE] = report.render_limits(plan.settings, found).encode()
     return {**files, "index.html": index.encode()}
 
 

@@ -54,7 +54,6 @@ class Outcome:
     metric: str
     arm: str
     against: str | None
-    direction: str
     threshold: float
     effect: float | None
     low: float | None
@@ -163,10 +162,8 @@ def metric_of(run: Run, metric: str) -> float:
     if metric == "leak_flattery":
         return metric_of(run, "test_official_accuracy") - metric_of(run, "test_leak_free_accuracy")
     validation = _split(run, "validation")
-    if metric == "validation_accuracy":
-        return _number(validation.get("accuracy"))
-    if metric == "macro_f1":
-        return _number(validation.get("macro_f1"))
+    if metric in ("validation_accuracy", "macro_f1"):
+        return _number(validation.get(metric.removeprefix("validation_")))
     if metric.startswith("recall_"):
         name, classes = metric.removeprefix("recall_"), validation.get("classes") or {}
         if classes and name not in classes:
@@ -205,7 +202,7 @@ def _from_history(run: Run, metric: str) -> float:
         return float(accuracy.max())  # pandas leaves NaN out
     if metric == "clean_gap":
         gaps = history["train_clean_accuracy"] - accuracy
-        return math.nan if run.selected_epoch is None else float(gaps.get(run.selected_epoch, math.nan))
+        return float(gaps.get(run.selected_epoch, math.nan))
     if metric == "late_loss_variability":
         # Changes from epoch to epoch that arrive in the last half: so a steady fall is not taken for oscillation.
         changes = history["validation_loss"].diff()[history.index > history.index.max() / 2]
@@ -328,8 +325,7 @@ def _outcome(arms: Mapping[str, Sequence[Run]], metric: str, condition: Mapping[
     excluded = sum(math.isnan(value) for value in [*values, *others])
     verdict = ON_SAMPLE if sample else _judge(interval, direction, threshold)
     sentence = describe(condition, metric, paired)
-    effect, low, high, n = interval
-    return Outcome(sentence, verdict, metric, arm, against, direction, threshold, effect, low, high, n, excluded)
+    return Outcome(sentence, verdict, metric, arm, against, threshold, *interval, excluded)
 
 
 def difference(runs: Sequence[Run], others: Sequence[Run], metric: str) -> tuple[Interval, bool]:

@@ -139,11 +139,6 @@ class RayEngine:
         self.ray.shutdown()
 
 
-def connect(settings: Settings) -> RayEngine:
-    """The engine by ADDRESS (FER_ADDRESS)."""
-    return RayEngine(settings, os.environ.get("FER_ADDRESS") or "")
-
-
 def _connect(address: str) -> Any:
     """The module `ray`, connected."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -261,14 +256,9 @@ def take_in(answer: dict[str, Any], settings: Settings, key: str) -> dict[str, A
             if not file.exists() or file.read_bytes() != content:
                 write_bytes(file, content)
         if record:
-            artifacts.write_json(folder / "run.json", record | _commit(record))
+            if record.get("commit") is None:  # a package sent along knows none: the node ran this checkout's code
+                from fer_core.training import commit
+
+                record |= commit()
+            artifacts.write_json(folder / "run.json", record)
     return answer
-
-
-def _commit(record: dict[str, Any]) -> dict[str, Any]:
-    """The commit of this checkout, whose code the node ran; a package that was sent along knows none."""
-    if record.get("commit") is not None:
-        return {}
-    from fer_core.training import commit
-
-    return commit()

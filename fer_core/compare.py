@@ -239,13 +239,7 @@ def _seeds(made: Document, sides: Sequence[Side]) -> None:
         )
         change = "–" if side is sides[0] else of_seeds(_difference(sides[0], side), change=True)
         rows.append((side.name, len(side.runs), mean, gap, change))
-    columns = [
-        "page",
-        "seeds",
-        "validation accuracy",
-        "gap [over seeds]",
-        f"difference to {sides[0].short}",
-    ]
+    columns = ["page", "seeds", "validation accuracy", "gap [over seeds]", f"difference to {sides[0].short}"]
     made.table(Table.of(rows, columns))
     views = {side.short: side.params.test_views for side in sides if side.params.test_views > 1}
     for name, n in views.items():
@@ -333,19 +327,15 @@ def _images(made: Document, found: Pair, faces: Faces) -> None:
             continue
         table = found.table(faces.classes, rows)
         line = f"{len(rows)} of {found.mcnemar[place]:,} images that only {side.short} has right"
-        names = [f"{label}\n{other}\n{percent(sure, 0)}" for label, other, sure in _wrong(found, table, place)]
+        other = (found.b, found.a)[place].short
+        wrong = zip(table["label"], table[other], table[f"{other} confidence"], strict=True)
+        names = [f"{label}\n{answer}\n{percent(sure, 0)}" for label, answer, sure in wrong]
         axes = plots.images_grid(faces.images[index.get_indexer(table["image_id"])], names, finding=line)
         table = table.rename(columns={"label": "true"}).set_index("image_id")
         lead = "Of each its label, then the other page's answer and how sure that was."
         source = "predictions.parquet of both first runs: image_id, split, label and the probabilities"
         made.figure(axes, lead, source, stand_in(table, faces))
         made.table(Table(table), "Their ids, labels and answers", beside_faces=True)
-
-
-def _wrong(found: Pair, table: pd.DataFrame, place: int) -> Iterable[tuple[str, str, float]]:
-    """Label, wrong answer and its confidence of each image."""
-    other = (found.b, found.a)[place].short
-    return zip(table["label"], table[other], table[f"{other} confidence"], strict=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
@@ -358,26 +348,12 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any]) -> N
     matplotlib.use("agg")  # a desktop's backend would open windows
     faces = data.open_faces(settings.data, settings.store)
     written = report.clean(document(sides, faces, settings.sample).notebook(), settings)
-    name = report.comparison_name(side.name for side in sides)
-    folder = settings.reports / name
+    folder = settings.reports / report.comparison_name(side.name for side in sides)
     (folder / "page.json").unlink(missing_ok=True)
-    files = _write_answers(sides, faces, folder)
-    figures = report.figure_files(written)
-    told = context(sides, settings, ("notebook.ipynb", *files, *figures), bool(inputs.get("own")))
-    rendered = report.render(written, told).encode()
-    artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(written).encode())
-    for file, content in figures.items():
-        artifacts.write_bytes(folder / file, content)
-    artifacts.write_bytes(report.page_file(folder), rendered)
-    record = {
-        "name": name,
-        "title": told.title,
-        "pages": [side.name for side in sides],
-        "finding": report.plain(report.markdown(report.finding_markdown(written))),
-        "inputs": inputs,
-        "html": artifacts.digest(rendered),
-    }
-    artifacts.write_json(folder / "page.json", record)
+    files = ("notebook.ipynb", *_write_answers(sides, faces, folder), *report.figure_files(written))
+    told = context(sides, settings, files, bool(inputs.get("own")))
+    pages = {"pages": [side.name for side in sides], "inputs": inputs}
+    report.put(written, told, report.render(written, told).encode(), folder, pages)
 
 
 def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...], own: bool = False) -> report.PageContext:

@@ -983,8 +983,7 @@ def near_copies(faces: Faces, thresholds: Sequence[float] = NEAR_THRESHOLDS) -> 
     Returns
     -------
     threshold; further (test images above it); labels_agree (share of those whose nearest has their label, None without
-    any); mirrored (test images whose mirror image is above it): a list each. And a pair an image above the lowest
-    threshold, closest first: test, neighbour (indices into `faces`), likeness.
+    any); mirrored (test images whose mirror image is above it): a list each.
     """
     pool = np.flatnonzero(faces.usage != PRIVATE)
     test = np.flatnonzero((faces.usage == PRIVATE) & ~np.isin(faces.copies, faces.copies[pool]))
@@ -996,15 +995,11 @@ def near_copies(faces: Faces, thresholds: Sequence[float] = NEAR_THRESHOLDS) -> 
     )
     agree = faces.labels[test] == faces.labels[pool[nearest_image]]
     above, labelled = [likeness > threshold for threshold in thresholds], faces.labels[test] != UNLABELLED
-    order = np.argsort(-likeness, kind="stable")[: int((likeness > min(thresholds)).sum())]
     return {
         "threshold": list(thresholds),
         "further": [int(mask.sum()) for mask in above],
         "labels_agree": [float(agree[m & labelled].mean()) if (m & labelled).any() else None for m in above],
         "mirrored": [int((mirrored > threshold).sum()) for threshold in thresholds],
-        "test": test[order].tolist(),
-        "neighbour": pool[nearest_image[order]].tolist(),
-        "likeness": [round(float(value), 4) for value in likeness[order]],
     }
 
 

@@ -7,6 +7,7 @@ Cheap to import: no numpy, no pandas, no torch.
 
 from __future__ import annotations
 
+import csv
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,27 +42,6 @@ class Mark(NamedTuple):
     sign: str = ""
 
 
-LITERATURE = (
-    Mark("Humans", 65.0, "–", "65 ± 5; Goodfellow et al. 2013"),
-    Mark("Tang 2013, winner of the contest", 71.16, "FER2013", "blind"),
-    Mark("Khaireddin & Chen 2021", 73.28, "FER2013", "on PrivateTest (usef-kh/fer: data/fer2013.py, train.py)", "†"),
-    Mark("LetheSec, ResNet-18", 73.70, "FER2013", "on PrivateTest (dataset.py, train.py)", "†"),
-    Mark("WuJie1010, VGG19", None, "FER2013", "the maximum over 250 epochs of PrivateTest (mainpro_FER.py)", "†"),
-    Mark("ResidualMaskingNetwork, single", 74.14, "+ ImageNet", "validation; users miss 74 % (issue 9)", "+"),
-    Mark("LHC-Net", 74.42, "+ ImageNet", "validation", "+"),
-    Mark("Pramerdorfer & Kampel 2016, 8 nets", 75.2, "FER2013", "stated in the paper only", "?"),
-    Mark("Segmentation-VGG19", 75.97, "+ ImageNet", "not verifiable from its code", "+?"),
-    Mark("EmoNeXt-XLarge", 76.12, "+ ImageNet-22k",
-         "PublicTest, one test at the end; users get 71.4 to 71.6 with the small one (issue 6)", "+"),
-    Mark("ResidualMaskingNetwork, ensemble", 76.82, "+ ImageNet", "validation; users miss 74 % (issue 9)", "+"),
-    Mark("ResEmoteNet", 79.79, "+ AffectNet and others",
-         "disputed: augmentation before splitting (issue 47), weights measured at 71.57 (issue 13)", "+?"),
-)  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------------- numbers
-
-
 def value(row: Row, name: str) -> float | None:
     """A number of a row; None where it is missing, empty or not finite."""
     try:
@@ -69,6 +49,16 @@ def value(row: Row, name: str) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+with (schema.PACKAGE / "template" / "literature.csv").open(encoding="utf-8", newline="") as _rows:
+    LITERATURE = tuple(
+        Mark(row["name"], value(row, "percent"), row["trained_on"], row["chosen"], row["sign"])
+        for row in csv.DictReader(_rows)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
 
 
 def _interval(row: Row, part: str) -> str:
@@ -142,7 +132,7 @@ def findings(
 ) -> list[str]:
     """What the study found in at most four sentences: networks, test accuracies, copies, claims. As for `abstract`."""
     lines = headlines(results)
-    planned = _claims_with_a_page() if claims_planned is None else claims_planned
+    planned = sum(map(is_claim, schema.page_names())) if claims_planned is None else claims_planned
     found = [_networks(lines), _models(results, lines, fer2013), _copies(lines, fer2013), _verdicts(claims, planned)]
     return [sentence for sentence in found if sentence]
 
@@ -245,10 +235,6 @@ def shown_name(page: str) -> str:
     return page.partition("/")[2].replace("_", " ") if is_claim(page) else f"`{page}`"
 
 
-def _claims_with_a_page() -> int:
-    return sum(map(is_claim, schema.page_names()))
-
-
 def _verdicts(claims: Sequence[Row], planned: int) -> str:
     """How many claims are decided and how."""
     by_verdict: dict[str, list[str]] = {}
@@ -329,11 +315,7 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
 
 
 def _board_row(
-    contender: Contender,
-    line: Headline | None,
-    entry: Row,
-    columns: list[str],
-    span: tuple[float, float],
+    contender: Contender, line: Headline | None, entry: Row, columns: list[str], span: tuple[float, float]
 ) -> dict[str, Any]:
     states, runs = contender.states, sum(contender.states.values())
     values = [(name, shown(contender.params, name)) for name in columns]

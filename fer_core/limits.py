@@ -1,14 +1,13 @@
 """The page "Limits and use": REFORMS answered from the study's own tables, and what the labels do not support.
 
 Source of the questions: Kapoor et al. 2024, Science Advances 10, eadk3452, table 1. The answers stand in
-template/limits.md.j2; every number in them is looked up here.
+template/page/limits.md.j2; every number in them is looked up here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from fer_core.artifacts import Run
 from fer_core.data import Faces
 
 FILE = "limits.html"
-TEMPLATE = Path(__file__).parent / "template" / "limits.md.j2"
 
 
 def machines(records: Iterable[Mapping[str, Any]]) -> str:
@@ -53,11 +51,3 @@ def facts(faces: Faces, runs: Sequence[Run], results: Sequence[Mapping[str, Any]
         "wrong": f": every network here is wrong on at least {math.floor(100 * (1 - best)) / 10} of ten test images"
         * bool(scored),
     }
-
-
-def text(found: Mapping[str, Any]) -> str:
-    """The page's Markdown."""
-    import jinja2
-
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(found)

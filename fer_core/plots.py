@@ -621,7 +621,7 @@ def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int])
     most, least = classes[int(np.argmax(spread))], classes[int(np.argmin(spread))]
     titles = [f"{name}\n{n:,}" for name, n in zip(classes, counts, strict=True)]
     finding = f"The mean face of {most} has the most contrast, that of {least} the least"
-    axes = _grid(means, titles, len(titles) if len(titles) <= MANY_CLASSES else MANY_CLASSES, finding)
+    axes = _grid(means, titles, finding)
     if any(0 < n < FEW_FACES for n in counts):
         _figure(axes).set_gid("faces")
     _plotted(_figure(axes), "mean_faces", pd.DataFrame({"class": list(classes), "n": counts, "contrast": spread}))
@@ -695,21 +695,20 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
 
 
 @_styled
-def images_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8, finding: str = "") -> np.ndarray:
+def images_grid(images: np.ndarray, titles: Sequence[str], finding: str = "") -> np.ndarray:
     """Single faces, marked as such, with a title each: Axes (n,).
 
     Parameters
     ----------
     images : uint8 (n, h, w) grey or (n, h, w, 3), 0–255
-    titles : n strings; with eight columns ten letters a line are shown, longer ones are shortened
-    columns : faces a row
+    titles : n strings; ten letters a line are shown, longer ones are shortened
     finding : the title
 
     Returns
     -------
     Axes (n,)
     """
-    axes = _grid(images, titles, columns, finding)
+    axes = _grid(images, titles, finding)
     _figure(axes).set_gid("faces")
     return axes
 
@@ -788,7 +787,7 @@ def _two_rows(images: np.ndarray, titles: Sequence[Sequence[str]], finding: str)
         blank[:, *place] = images[:, i]
         words[:, *place] = [row[i] for row in titles]
     whole = blank.swapaxes(0, 1).reshape(-1, *images.shape[2:])
-    axes = _grid(whole, list(words.swapaxes(0, 1).ravel()), columns, finding)
+    axes = _grid(whole, list(words.swapaxes(0, 1).ravel()), finding, columns)
     axes = axes.reshape(lines, 2, columns).swapaxes(0, 1)
     used = np.array([[axes[row, *place] for place in places] for row in (0, 1)])
     for ax in set(axes.flat) - set(used.flat):
@@ -797,16 +796,13 @@ def _two_rows(images: np.ndarray, titles: Sequence[Sequence[str]], finding: str)
 
 
 @_styled
-def augmentation_grid(
-    image: np.ndarray, variants: np.ndarray, columns: int = 8, name: str = "One face", mean_of: int = 1
-) -> np.ndarray:
+def augmentation_grid(image: np.ndarray, variants: np.ndarray, name: str = "One face", mean_of: int = 1) -> np.ndarray:
     """One face uint8 (h, w), framed, and what the training transforms make of it, (n, h, w): Axes (n + 1,).
 
     Parameters
     ----------
     image : uint8 (h, w)
     variants : uint8 (n, h, w)
-    columns : faces a row
     name : what is done to it
     mean_of : how many faces it is the mean of; one of few could be recognised and is marked as such
 
@@ -817,7 +813,7 @@ def augmentation_grid(
     change = np.abs(variants.astype(float) - image.astype(float)).mean()
     finding = f"{name} in {len(variants)} epochs: its pixels change by {change:.0f} of 255 on average"
     titles = ["original", *(str(epoch) for epoch in range(1, len(variants) + 1))]
-    axes = _grid(np.concatenate([image[None], variants]), titles, columns, finding)
+    axes = _grid(np.concatenate([image[None], variants]), titles, finding)
     axes[0].spines[:].set(visible=True, color=INK, linewidth=2)
     if mean_of < FEW_FACES:
         _figure(axes).set_gid("faces")
@@ -1182,7 +1178,7 @@ def parallel_coordinates(
     values = np.array([np.nan if score is None else score for score in scores], dtype=float)
     figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
     columns = [_unit_axis(table[name], name in logs) for name in table.columns]
-    columns.append(_unit_axis(pd.Series(values), False, _score_axis_text(metric)))
+    columns.append(_unit_axis(pd.Series(values), False, lambda value: _score(value, metric)))
     places = np.stack([heights for heights, _ in columns], axis=1)  # (trials, parameters + 1), 0 to 1
     spread = columns[-1][0]
     good = np.nan_to_num(1 - spread if _lower_is_better(metric) else spread)
@@ -1237,10 +1233,6 @@ def _lower_is_better(metric: str) -> bool:
 
 def _score(value: float, metric: str) -> str:
     return _measured(float(value), "nats" if _lower_is_better(metric) else "%")
-
-
-def _score_axis_text(metric: str) -> Callable[[float], str]:
-    return lambda value: _score(value, metric)
 
 
 def _score_label(metric: str) -> str:
@@ -1453,11 +1445,7 @@ def _rows(ax: Axes, names: Sequence[str], xlabel: str) -> None:
 
 
 def _bars(
-    table: pd.DataFrame,
-    finding: str,
-    labels: Sequence[str],
-    shares: bool = False,
-    rings: pd.DataFrame | None = None,
+    table: pd.DataFrame, finding: str, labels: Sequence[str], shares: bool = False, rings: pd.DataFrame | None = None
 ) -> np.ndarray:
     """Small multiples: a panel a column, a bar a class in its colour with its value beside it, a ring at another."""
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
@@ -1483,7 +1471,7 @@ def _bars(
     return axes[0]
 
 
-def _grid(images: np.ndarray, titles: Sequence[str], columns: int, finding: str) -> np.ndarray:
+def _grid(images: np.ndarray, titles: Sequence[str], finding: str, columns: int = 8) -> np.ndarray:
     # Few images do not grow into posters, and none leaves a low empty place; the title has the whole width anyway.
     columns = max(min(columns, len(images)), 4) if len(images) else 8
     if not len(images):

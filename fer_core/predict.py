@@ -21,23 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from fer_core import (
-    build,
-    data,
-    devices,
-    evaluation,
-    explain,
-    networks,
-    pictures,
-    plots,
-    report,
-    schema,
-    training,
-)
+from fer_core import build, data, devices, evaluation, explain, networks, pictures, plots, report, schema, training
 from fer_core.artifacts import Run, Settings, csv_bytes, read_json, write_bytes, write_json
 from fer_core.data import Faces
 from fer_core.pictures import Box, Picture
-from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError, counted, percent
+from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError, counted
 
 PUBLISHED = ROOT / "reports" / "published" / "fer2013" / "model"
 
@@ -186,7 +174,8 @@ def chosen_network(words: str, settings: Settings) -> Model:
         return published_network(folder)
     if folder.is_dir():
         run = _run(folder)
-        return run_network(run, _stored_size(run, settings), drawn=_is_sample(run, settings))
+        drawn = settings.sample and run.provenance.get("data_hash") == data.data_hash(None, settings.store)
+        return run_network(run, _stored_size(run, settings), drawn=drawn)
     if words not in schema.page_names():
         near = schema.nearest(words, schema.page_names())
         raise ParameterError(f"MODEL is '{words}', neither a run's folder nor a page{near}: see make plan.")
@@ -215,10 +204,6 @@ def _stored_size(run: Run, settings: Settings) -> tuple[int, int]:
         f"MODEL {run.folder}: the data it was trained on is in no run store here: "
         "name its page instead (MODEL=06_final/… DATA=…)."
     )
-
-
-def _is_sample(run: Run, settings: Settings) -> bool:
-    return settings.sample and run.provenance.get("data_hash") == data.data_hash(None, settings.store)
 
 
 # ----------------------------------------------------------------------------------------------------------- answering
@@ -416,42 +401,30 @@ def _provenance(model: Model, detect: bool) -> dict[str, str]:
     return told
 
 
-def _environment(autoescape: bool) -> Any:
-    environment = report.environment(autoescape)
-    environment.filters["count"] = counted
-    environment.filters["percent"] = percent
-    return environment
-
-
 def render(model: Model, seen: Sequence[Seen], left_out: int, detect: bool, table: bool) -> str:
     """The page: one file, no request to any host, nothing that a script must do."""
     shown = _shown_pictures(seen, model)
     words, scores = measured(model.run)
-    rendered = (
-        _environment(autoescape=True)
-        .get_template("predictions.html.j2")
-        .render(
-            **report._script(),
-            model=model,
-            pictures=shown,
-            faces=sum(len(one.faces) for one in seen),
-            shown_faces=sum(len(one["faces"]) for one in shown),
-            total=len(seen),
-            without=sum(one.note == NO_FACE for one in seen),
-            faulty=sum(bool(one.fault) for one in seen),
-            left_out=left_out,
-            detect=detect,
-            table=table,
-            detector=pictures.DETECTOR,
-            margin=pictures.MARGIN,
-            split=words,
-            scores=scores,
-            classes=class_rows(scores, model.classes),
-            original_classes=model.classes == EMOTIONS,
-            provenance=_provenance(model, detect and not table),
-        )
+    return report.filled(
+        "predictions.html.j2",
+        model=model,
+        pictures=shown,
+        faces=sum(len(one.faces) for one in seen),
+        shown_faces=sum(len(one["faces"]) for one in shown),
+        total=len(seen),
+        without=sum(one.note == NO_FACE for one in seen),
+        faulty=sum(bool(one.fault) for one in seen),
+        left_out=left_out,
+        detect=detect,
+        table=table,
+        detector=pictures.DETECTOR,
+        margin=pictures.MARGIN,
+        split=words,
+        scores=scores,
+        classes=class_rows(scores, model.classes),
+        original_classes=model.classes == EMOTIONS,
+        provenance=_provenance(model, detect and not table),
     )
-    return rendered.strip() + "\n"
 
 
 # ----------------------------------------------------------------------------------------------------------- publishing
@@ -499,7 +472,7 @@ def model_card(model: Model, faces: Faces) -> str:
     parts = {"test_official": "test, official", "test_leak_free": "test, leak-free", "validation": "validation"}
     stated = ", ".join(f"{name} {value}" for name, value in sorted(schema.run_values(params).items()))
     split = data.make_split(faces, params.split, params.train_fraction, params.split_seed, params.drop_leaked_copies)
-    template = _environment(autoescape=False).get_template("model_card.md.j2")
+    template = report.environment(autoescape=False).get_template("model_card.md.j2")
     card: str = template.render(
         model=model,
         faces=faces,

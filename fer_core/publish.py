@@ -13,7 +13,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,14 @@ PAGE_FILES = ("history.csv", "metrics.json", "network.csv")
 LEDGER_FILES = (*PAGE_FILES, *artifacts.DERIVED_FILES)
 
 
-def _git(*words: str) -> str:
-    try:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as fault:
-        raise FerError(f"Publishing needs a git checkout, since every page names its commit: {fault}.") from fault
-
-
 def _refuse(settings: Settings) -> None:
     if settings.sample:
         raise FerError("The drawn sample is not published: say DATA=path/to/fer2013.")
     if settings.set_values:
         raise FerError("SET is not published: its values stand in no file that others have; put them into a YAML.")
-    changed = _git("status", "--porcelain", "--", *report.COMMITTED)
+    if not report.git("rev-parse", "HEAD"):
+        raise FerError("Publishing needs a git checkout, since every page names its commit.")
+    changed = report.git("status", "--porcelain", "--", *report.COMMITTED)
     if changed:
         first = changed.splitlines()[0].split()[-1]
         raise FerError(f"{first} and perhaps more is not committed: commit fer_core, notebooks and params first.")
@@ -202,7 +196,8 @@ def publish(settings: Settings) -> int:
     compared = _published_comparisons(plan, target)
     swept = _published_sweeps(settings.reports, [page.name for page in current], target)
     _write_index(plan, left_out, compared, swept, target)
-    _copy_certificates(settings, target)
+    if (certificates := settings.reports / "reproduced").is_dir():
+        shutil.copytree(certificates, target / "reproduced", dirs_exist_ok=True)
     _publish_model(plan, [page.name for page in current], target / "model")
     if settings.name == "fer2013":
         _write_readme(target)
@@ -273,13 +268,6 @@ def _write_readme(folder: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     results = readme_results(folder)
     write_bytes(readme, RESULTS.sub(lambda mark: mark[1] + results + mark[2], text).encode())
-
-
-def _copy_certificates(settings: Settings, target: Path) -> None:
-    for certificate in sorted((settings.reports / "reproduced").rglob("*.json")):
-        write_bytes(
-            target / "reproduced" / certificate.relative_to(settings.reports / "reproduced"), certificate.read_bytes()
-        )
 
 
 # -------------------------------------------------------------------------------------------------------------- import

@@ -25,9 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, glossary, kernels, leaderboard, schema
+from fer_core import artifacts, bootstrap, glossary, kernels, leaderboard, schema
 from fer_core.artifacts import Run, Settings
-from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, open_notebook, percent, read_notebook
+from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, counted, percent, read_notebook
 
 COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure is made by
 TEMPLATES = Path(__file__).parent / "template"
@@ -118,7 +118,7 @@ def set_text(values: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={word(value)}" for name, value in values.items())
 
 
-def kernel_environment(page: str, settings: Settings, threads: int) -> dict[str, str]:
+def kernel_environment(page: str, settings: Settings) -> dict[str, str]:
     """The environment of a page's kernel: the allow-list, and where data, reports and runs lie."""
     kept = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name.upper())}
     if "WANDB_API_KEY" in os.environ and kept.get("WANDB_MODE") == "online":
@@ -133,7 +133,7 @@ def kernel_environment(page: str, settings: Settings, threads: int) -> dict[str,
         "FER_OUT": str(settings.out),
         "FER_SET": set_text(settings.set_values),
         "FER_PAGE": page,
-        "FER_THREADS": str(threads),
+        "FER_THREADS": "1",  # JOBS fill the cores
         **({"FER_AFRESH": "1"} if settings.afresh else {}),
         "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *filter(None, [kept.get("PYTHONPATH")])]),
         # A user's IPython startup files and matplotlibrc must not change a page; a cluster's home may be read-only.
@@ -155,12 +155,7 @@ def _failure(notebook: Any, error: str, message: str) -> Failure:
 
 
 def execute(
-    page: Page,
-    values: Mapping[str, Any],
-    target: Path,
-    settings: Settings,
-    threads: int,
-    zygote: kernels.Zygote | None = None,
+    page: Page, values: Mapping[str, Any], target: Path, settings: Settings, zygote: kernels.Zygote | None = None
 ) -> Failure | None:
     """Run the page's notebook in a kernel of its own, from the repository's root; forked where there is a zygote.
 
@@ -174,10 +169,10 @@ def execute(
     from nbclient.exceptions import DeadKernelError
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    environment = kernel_environment(page.name, settings, threads)
+    environment = kernel_environment(page.name, settings)
     Path(environment["IPYTHONDIR"]).mkdir(parents=True, exist_ok=True)  # IPython warns in the page where it is missing
     partial = target.with_name(f".{target.stem}.{os.getpid()}.part.ipynb")
-    source = nbformat.reads(json.dumps(open_notebook(page.notebook_path)), 4)
+    source = nbformat.reads(json.dumps(read_notebook(page.notebook)), 4)
     written = str(partial).replace("{", "{{").replace("}", "}}")  # papermill takes braces in paths for parameters
     failed: tuple[str, str] | None = None
     needs_torch = page.notebook != leaderboard.CLAIMS_NOTEBOOK  # a claim's page of finished runs does without
@@ -675,7 +670,7 @@ def variables(settings: Settings) -> str:
     return told + f" SET='{set_text(settings.set_values)}'" * bool(settings.set_values)
 
 
-def _git(*words: str) -> str:
+def git(*words: str) -> str:
     """What git says; nothing outside a checkout or without git."""
     import subprocess
 
@@ -689,22 +684,16 @@ def made_now(data_hash: str) -> dict[str, str]:
     """When a page was made, from which commit and data: kept, so that it is published with the same."""
     from datetime import UTC, datetime
 
-    commit = _git("rev-parse", "HEAD")
-    changed = " and changes since" * bool(_git("status", "--porcelain", "--", *COMMITTED))
+    commit = git("rev-parse", "HEAD")
+    changed = " and changes since" * bool(git("status", "--porcelain", "--", *COMMITTED))
     told = {"page made": datetime.now(UTC).isoformat(timespec="seconds"), "data hash": data_hash}
     return told | ({"page's commit": f"{commit}{changed}"} if commit else {})
 
 
 @cache
 def repository() -> str:
-    """owner/name on GitHub, by pyproject.toml's [project.urls] or git's origin; empty where neither says."""
-    import tomllib
-
-    try:
-        addresses = list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {}).values())
-    except OSError:
-        addresses = []
-    addresses.append(_git("remote", "get-url", "origin"))
+    """owner/name on GitHub, by pyproject.toml's [project.urls] Repository or git's origin; empty where neither says."""
+    addresses = bootstrap.repository(), git("remote", "get-url", "origin")
     # Only owner and name are taken: an address may hold somebody's token.
     found = [re.search(r"github\.com[/:]([\w.-]+/[\w-][\w.-]*?)(\.git)?/?$", address) for address in addresses]
     return next((match[1] for match in found if match), "")
@@ -782,7 +771,6 @@ def make_page(
     report_key: str,
     inputs: Mapping[str, Any],
     neighbours: tuple[str | None, str | None],
-    threads: int,
     zygote: kernels.Zygote | None = None,
 ) -> Failure | None:
     """Execute, render and put in place. A kill at any moment leaves nothing that looks finished.
@@ -797,7 +785,7 @@ def make_page(
 
     work = settings.store / "work" / settings.name / page.name
     shutil.rmtree(work, ignore_errors=True)
-    failure = execute(page, page.values, work / "notebook.ipynb", settings, threads, zygote)
+    failure = execute(page, page.values, work / "notebook.ipynb", settings, zygote)
     notebook = clean(nbformat.read(work / "notebook.ipynb", 4), settings)
     shutil.rmtree(work, ignore_errors=True)
     if own_run and not failure and own_run.state == "missing":
@@ -811,33 +799,30 @@ def make_page(
     context = page_context(
         page, params, settings, run_folders, own_run, notebook, neighbours, files, made, own, failure
     )
-    rendered = render(notebook, context).encode()
-    folder = settings.reports / page.name
-    failed = page_file(folder, ".failed.html")
+    rendered, folder = render(notebook, context).encode(), settings.reports / page.name
     if failure:
-        artifacts.write_bytes(failed, rendered)
+        artifacts.write_bytes(page_file(folder, ".failed.html"), rendered)
         return failure
-
     (folder / "page.json").unlink(missing_ok=True)
-    artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(notebook).encode())
-    shutil.rmtree(folder / "figures", ignore_errors=True)
-    for name, content in figures.items():
-        artifacts.write_bytes(folder / name, content)
     if own_run:
         _copy_run(own_run, folder, params.score_test)
-    artifacts.write_bytes(page_file(folder), rendered)
-    failed.unlink(missing_ok=True)
-    record = {
-        "name": page.name,
-        "title": context.title,
-        "finding": plain(markdown(finding_markdown(notebook))),
-        "report_key": report_key,
-        "inputs": dict(inputs),
-        "made": made,
-        "html": artifacts.digest(rendered),
-    }
-    artifacts.write_json(folder / "page.json", record)
+    put(notebook, context, rendered, folder, {"report_key": report_key, "inputs": dict(inputs), "made": made})
     return None
+
+
+def put(notebook: Any, context: PageContext, rendered: bytes, folder: Path, told: Mapping[str, Any]) -> None:
+    """The page, its notebook and what its figures plot; page.json, written last with `told`, says that all is whole."""
+    import nbformat
+
+    artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(notebook).encode())
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name, content in figure_files(notebook).items():
+        artifacts.write_bytes(folder / name, content)
+    artifacts.write_bytes(page_file(folder), rendered)
+    page_file(folder, ".failed.html").unlink(missing_ok=True)
+    finding = plain(markdown(finding_markdown(notebook)))
+    record = {"name": context.name, "title": context.title, "finding": finding, "html": artifacts.digest(rendered)}
+    artifacts.write_json(folder / "page.json", {**record, **told})
 
 
 # --------------------------------------------------------------------------------------------------------------- index
@@ -895,10 +880,13 @@ def environment(autoescape: bool = True) -> Any:
 
     loader = jinja2.FileSystemLoader(TEMPLATES / "page")
     made = jinja2.Environment(loader=loader, autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
-    made.filters["number"] = _number
-    made.filters["breakable"] = breakable
-    made.filters["percent"] = percent
+    made.filters |= {"number": _number, "breakable": breakable, "percent": percent, "count": counted}
     return made
+
+
+def filled(template: str, **told: Any) -> str:
+    """A page from one of the templates that stand by themselves."""
+    return str(environment().get_template(template).render(**_script(), **told)).strip() + "\n"
 
 
 def render_index(
@@ -931,34 +919,30 @@ def render_index(
     real = not settings.sample if fer2013 is None else fer2013
     marks = leaderboard.marks(real)
     planned = sum(leaderboard.is_claim(entry["name"]) for entry in entries if entry["state"] != "elsewhere")
-    rendered = (
-        environment()
-        .get_template("contents.html.j2")
-        .render(
-            **_script(),
-            dataset=settings.name,
-            sample=settings.sample,
-            own=not settings.sample and not real,
-            entries=entries,
-            chapters=[(name, heading(read_notebook(name)) or name, found) for name, found in chapters.items()],
-            abstract=_linked_pages(markdown(leaderboard.abstract(results, claims, real, planned)), entries),
-            board=leaderboard.board(results, contenders, entries),
-            axis=leaderboard.accuracy_axis(leaderboard.headlines(results), marks),
-            literature=leaderboard.LITERATURE if marks else (),
-            short_way=leaderboard.short_way(entries, results),
-            claims=claims,
-            by_name={entry["name"]: entry for entry in entries},
-            comparisons=comparisons,
-            sweeps=sweeps,
-            scored=scored,
-            original=leaderboard.ORIGINAL if real else {},
-            original_images=leaderboard.ORIGINAL_IMAGES,
-            spread=leaderboard.spread(),
-            literature_spread=leaderboard.spread([0.73]),
-            command=f"make all-reports{variables(settings)}",
-        )
+    rendered = filled(
+        "contents.html.j2",
+        dataset=settings.name,
+        sample=settings.sample,
+        own=not settings.sample and not real,
+        entries=entries,
+        chapters=[(name, heading(read_notebook(name)) or name, found) for name, found in chapters.items()],
+        abstract=_linked_pages(markdown(leaderboard.abstract(results, claims, real, planned)), entries),
+        board=leaderboard.board(results, contenders, entries),
+        axis=leaderboard.accuracy_axis(leaderboard.headlines(results), marks),
+        literature=leaderboard.LITERATURE if marks else (),
+        short_way=leaderboard.short_way(entries, results),
+        claims=claims,
+        by_name={entry["name"]: entry for entry in entries},
+        comparisons=comparisons,
+        sweeps=sweeps,
+        scored=scored,
+        original=leaderboard.ORIGINAL if real else {},
+        original_images=leaderboard.ORIGINAL_IMAGES,
+        spread=leaderboard.spread(),
+        literature_spread=leaderboard.spread([0.73]),
+        command=f"make all-reports{variables(settings)}",
     )
-    return glossary.link_page(rendered.strip() + "\n", glossary.FILE)
+    return glossary.link_page(rendered, glossary.FILE)
 
 
 def _linked_pages(content: str, entries: Iterable[Mapping[str, Any]]) -> str:
@@ -977,21 +961,17 @@ def render_glossary(settings: Settings, own: bool = False) -> str:
     """What the terms mean that pages link to; `own`: beside the user's own images."""
     terms = sorted(glossary.TERMS, key=lambda term: term.name.lower())
     told = [(term, glossary.link(html.escape(term.meaning), "", term.name)) for term in terms]
-    return _beside_index(settings, title="Glossary", terms=told, own=own)
+    return filled("text.html.j2", dataset=settings.name, title="Glossary", terms=told, own=own)
 
 
 def render_sweep(told: Mapping[str, Any]) -> str:
     """A sweep's page from what `sweep` found."""
-    rendered = environment().get_template("sweep.html.j2").render(**_script(), **told)
-    return glossary.link_page(rendered.strip() + "\n", f"../{glossary.FILE}")
+    return glossary.link_page(filled("sweep.html.j2", **told), f"../{glossary.FILE}")
 
 
-def render_text(settings: Settings, title: str, source: str) -> str:
-    """A page of text beside the index, from our own Markdown."""
+def render_limits(settings: Settings, facts: Mapping[str, Any]) -> str:
+    """Limits and use, from our own Markdown and `limits.facts`."""
+    source = environment(autoescape=False).get_template("limits.md.j2").render(facts)
     content, headings = _headings(markdown(source, trusted=True))
-    return glossary.link_page(_beside_index(settings, title=title, content=content, headings=headings), glossary.FILE)
-
-
-def _beside_index(settings: Settings, **told: Any) -> str:
-    rendered = environment().get_template("text.html.j2").render(**_script(), dataset=settings.name, **told)
-    return str(rendered).strip() + "\n"
+    page = filled("text.html.j2", dataset=settings.name, title="Limits and use", content=content, headings=headings)
+    return glossary.link_page(page, glossary.FILE)

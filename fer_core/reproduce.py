@@ -32,26 +32,19 @@ def kind(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record.get(name) for name in SAME_KIND} | {"torch": (record.get("versions") or {}).get("torch")}
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def hashes(run: Run) -> dict[str, str]:
     """SHA-256 of the run's files as they were trained: a ledger says them, else the files do."""
     stated: dict[str, str] | None = run.provenance.get("sha256")
     if stated is not None:
         return stated
     files = [run.folder / name for name in artifacts.RUN_FILES if name != "run.json"]
-    return {file.name: _sha256(file) for file in files if file.exists()}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()}
 
 
 def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(values, dict):
-        for name in sorted(values):
-            yield from _flat(values[name], f"{place}.{name}" if place else name)
-    elif isinstance(values, list):
-        for number, value in enumerate(values):
-            yield from _flat(value, f"{place}[{number}]")
+        for name, value in values.items():
+            yield from _flat(value, f"{place}.{name}" if place else name)
     else:
         yield place, values
 
@@ -84,9 +77,7 @@ def first_page_difference(stood: str, fresh: str) -> str:
         heading = re.search(r'<(?:h[23]|section|div) id="([^"]+)"', one)
         section = heading[1] if heading else section
         if one != other:
-            place = next(
-                (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-            )
+            place = len(os.path.commonprefix([one, other]))  # noqa: RUF071  (characters are meant)
             there = slice(max(0, place - 30), place + 30)
             return f"section '{section}': …{one[there]}… against …{other[there]}…"
     return "" if len(was) == len(now) else f"{len(was)} lines against {len(now)}"

@@ -367,10 +367,6 @@ class Page:
         return self.name.split("/")[0]
 
     @property
-    def notebook_path(self) -> Path:
-        return ROOT / "notebooks" / f"{self.notebook}.ipynb"
-
-    @property
     def text(self) -> str:
         """The YAML as it was written, reasons among it; empty where it is gone."""
         path = ROOT / "params" / f"{self.name}.yaml"
@@ -400,17 +396,13 @@ def load_page(name: str) -> Page:
     return page
 
 
-def open_notebook(path: Path) -> dict[str, Any]:
-    """The notebook as the study knows it: without the cell that prepares Colab and Kaggle (fer_core/bootstrap.py)."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {**found, "cells": [c for c in found["cells"] if BOOTSTRAP not in c.get("metadata", {}).get("tags", [])]}
-
-
 def read_notebook(notebook: str) -> dict[str, Any]:
+    """The notebook as the study knows it: without the cell that prepares Colab and Kaggle (fer_core/bootstrap.py)."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     if not path.exists():
         raise ParameterError(f"notebooks/{notebook}.ipynb is missing: a page's folder is named after its notebook.")
-    return open_notebook(path)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "cells": [c for c in found["cells"] if BOOTSTRAP not in c.get("metadata", {}).get("tags", [])]}
 
 
 def notebook_defaults(notebook: str) -> dict[str, Any]:
@@ -491,10 +483,8 @@ def arm_params(
     if unknown or "page" not in arm:
         raise ParameterError(f"an arm is {{page: …, set: {{…}}}}, found {dict(arm)}.")
     page = load_page(arm["page"])
-    names = notebook_parameters(page.notebook)
-    changes = check(arm.get("set") or {}, f"arm of {arm['page']}", names)
-    values = {**notebook_defaults(page.notebook), **check(page.values, page.name, names), **changes}
-    params = resolve(values, sample, {k: v for k, v in (set_values or {}).items() if k in names})
+    changes = check(arm.get("set") or {}, f"arm of {arm['page']}", notebook_parameters(page.notebook))
+    params = resolve_page(Page(page.name, page.values | changes), sample, set_values)
     return [dataclasses.replace(params, seed=seed) for seed in seeds]
 
 
@@ -511,10 +501,8 @@ def ablation_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | 
     if not params.ablation:
         return {}
     arms = {}
-    for name, changes in {
-        WHOLE: {},
-        **{f"without {name}": changes for name, changes in params.ablation.items()},
-    }.items():
+    without = {f"without {name}": changes for name, changes in params.ablation.items()}
+    for name, changes in ({WHOLE: {}} | without).items():
         own = [parameter for parameter, spec in SPECS.items() if spec.group in RUN_GROUPS]
         changed = dataclasses.replace(params, **check(changes, f"ablation, {name}", own))
         changed = dataclasses.replace(changed, seed=params.seeds[0], epochs=min(params.epochs, params.ablation_epochs))

@@ -116,8 +116,3 @@ class SlurmEngine:
             for job in self.jobs:
                 if not job.done():
                     job.cancel(check=False)
-
-
-def connect(settings: Settings) -> SlurmEngine:
-    """The engine by ADDRESS (FER_ADDRESS)."""
-    return SlurmEngine(settings, os.environ.get("FER_ADDRESS") or "")

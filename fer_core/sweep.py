@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from fer_core import artifacts, build, data, devices, report, schema
 from fer_core.artifacts import Run, Settings, digest, run_folder, run_key
 from fer_core.data import PRIVATE, Faces
-from fer_core.schema import ROOT, RUN_GROUPS, SPECS, FerError, ParameterError, Params, Spec, nearest
+from fer_core.schema import ROOT, RUN_GROUPS, SPECS, FerError, ParameterError, Params, nearest, percent
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -56,10 +56,7 @@ FEW_TRIALS = 4  # fewer have no best quarter
 
 
 def _is(default: Any, kind: type, about: str, **limits: Any) -> Any:
-    metadata = {"spec": Spec("sweep", kind, about, **limits)}
-    if isinstance(default, dict):
-        return field(default_factory=dict, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return schema._is(default, "sweep", kind, about, **limits)
 
 
 @dataclass(frozen=True)
@@ -229,8 +226,8 @@ def base_params(sweep: Sweep, settings: Settings) -> Params:
     for name in fixed & set(settings.set_values):
         raise ParameterError(f"SET: {name} is the sweep's own: change it in params/sweeps/{sweep.name}.yaml.")
     schema.check(settings.set_values, "SET", known)
-    values = {**schema.notebook_defaults(page.notebook), **page.values, **sweep.set, "seeds": sweep.seeds}
-    params = schema.resolve(values, settings.sample, settings.set_values)
+    stated = schema.Page(page.name, {**page.values, **sweep.set, "seeds": sweep.seeds})
+    params = schema.resolve_page(stated, settings.sample, settings.set_values)
     threads = 1 if params.threads == "auto" else params.threads  # JOBS fill the cores, and any number gives these bits
     return dataclasses.replace(params, seed=params.seeds[0], threads=threads, score_test=False)
 
@@ -486,10 +483,7 @@ class Search:
         import optuna
 
         return optuna.create_study(
-            storage=self.storage,
-            study_name=self.key,
-            direction=DIRECTIONS[self.sweep.objective],
-            load_if_exists=True,
+            storage=self.storage, study_name=self.key, direction=DIRECTIONS[self.sweep.objective], load_if_exists=True
         )
 
     @cached_property
@@ -573,7 +567,8 @@ class Search:
             if not trial.state.is_finished() and trial.number not in busy:
                 return trial.number
         n = len(trials)
-        if n >= self.trials_wanted or self.hours_spent >= (self.sweep.budget.hours or math.inf):
+        hours = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials) / 3600
+        if n >= self.trials_wanted or hours >= (self.sweep.budget.hours or math.inf):
             return None
         if not all(trial.state.is_finished() for trial in trials[: max(0, n - self.sweep.side_by_side + 1)]):
             return None
@@ -587,10 +582,6 @@ class Search:
         )
         self._trials = None
         return n
-
-    @property
-    def hours_spent(self) -> float:
-        return sum(trial.user_attrs.get("seconds", 0.0) for trial in self.trials) / 3600
 
     def run(self, jobs: int) -> None:
         """All trials of the budget, `jobs` at a time.
@@ -638,7 +629,8 @@ class Search:
         try:
             kind, *told = hand.connection.recv()
             if kind == "epoch":
-                self._store_score(hand.trial, *told)
+                self.storage.set_trial_intermediate_value(self.trials[hand.trial]._trial_id, *told)
+                self._trials = None
                 hand.connection.send(self.prunes(hand.trial, told[0]))
                 return
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -646,10 +638,6 @@ class Search:
             return
         self._end(hand.trial, told[0])
         hand.trial = None
-
-    def _store_score(self, n: int, epoch: int, score: float) -> None:
-        self.storage.set_trial_intermediate_value(self.trials[n]._trial_id, epoch, score)
-        self._trials = None
 
     def _bury(self, hand: Hand | Sender) -> None:
         """A worker died (killed, or out of memory): its trial is taken up once more, then it counts as failed."""
@@ -835,9 +823,7 @@ def _pictures(search: Search, found: list[Row], best: Row | None, shares: Mappin
 
 
 def _score_words(score: float | None, objective: str) -> str:
-    if score is None:
-        return "–"
-    return f"{score * 100:.1f}\u00a0%" if objective == "validation_accuracy" else f"{score:.3f}\u00a0nats"
+    return percent(score) if score is None or METRICS[objective] == "accuracy" else f"{score:.3f}\u00a0nats"
 
 
 def finding(search: Search, found: list[Row], best: Row | None) -> str:
@@ -911,6 +897,7 @@ def render(search: Search) -> str:
     best = best_of(found, sweep.objective)
     shares = importance(search, found)
     stated = stated_values(search, best) if best else {}
+    lines = [report.set_text({name: value}).replace("=", ": ", 1) for name, value in stated.items()]
     wanted = dataclasses.replace(settings, set_values=stated)
     runs = [
         Run(key, search.base, run_folder(settings.store, key)) for row in found for key in row.training_keys.split()
@@ -937,7 +924,7 @@ def render(search: Search) -> str:
         "best": best.trial if best else None,
         "command": report.commands(sweep.page, wanted)[0] if best else "",
         "keeps_test": "score_test" in stated,
-        "yaml": _yaml(sweep, stated),
+        "yaml": "\n".join([f"# The best trial of the sweep {sweep.name}, chosen on validation.", *lines]),
         "pictures": _pictures(search, found, best, shares),
         "ranked": sum(row.score is not None or row.state == "pruned" for row in found),
         "few": FEW_TRIALS,
@@ -950,11 +937,6 @@ def render(search: Search) -> str:
 
 def title(sweep: Sweep) -> str:
     return sweep.question or f"{sweep.page}: {' × '.join(sweep.ranges)}"
-
-
-def _yaml(sweep: Sweep, stated: Mapping[str, Any]) -> str:
-    lines = [report.set_text({name: value}).replace("=", ": ", 1) for name, value in stated.items()]
-    return "\n".join([f"# The best trial of the sweep {sweep.name}, chosen on validation.", *lines])
 
 
 def _shown(row: Row, sweep: Sweep) -> dict[str, Any]:

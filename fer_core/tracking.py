@@ -24,7 +24,7 @@ from urllib.parse import urlparse
 
 from fer_core.artifacts import Settings, read_json
 
-PART = re.compile(r"offline-run-(\d{8}_\d{6})-(.+)")
+PART = re.compile(r"offline-run-\d{8}_\d{6}-(.+)")
 BLOCK, HEADER = 32_768, 7  # bytes of a block and of a record's head in a .wandb file; the file begins with as many
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 CLOUD = "https://api.wandb.ai"
@@ -63,21 +63,20 @@ class Tracked:
 
 def offline_runs(store: Path) -> list[Tracked]:
     """All runs of the store with something logged offline, by id."""
-    parts: dict[str, list[tuple[str, Part]]] = {}
+    parts: dict[str, list[Part]] = {}
     states: dict[str, str] = {}
-    for folder in (store / "runs").glob("*/wandb/offline-run-*"):
+    for folder in sorted((store / "runs").glob("*/wandb/offline-run-*")):  # their names begin with the time
         match = PART.fullmatch(folder.name)
-        file = folder / f"run-{match[2]}.wandb" if match else folder
+        file = folder / f"run-{match[1]}.wandb" if match else folder
         if match is None or not file.is_file():
             continue
         sent = file.with_suffix(".wandb.synced").exists()
         if not sent and next(records(file.read_bytes()), None) is None:
             continue  # killed before anything was on disk: nothing to send, and wandb's sync cannot read it
         epochs = () if sent else tuple(logged_epochs(file))
-        parts.setdefault(match[2], []).append((match[1], Part(file, epochs)))
-        states[match[2]] = (read_json(folder.parent.parent / "run.json") or {}).get("state", "under way, or cut off")
-    ordered = {name: tuple(part for _, part in sorted(found, key=lambda p: p[0])) for name, found in parts.items()}
-    return [Tracked(name, states[name], ordered[name]) for name in sorted(ordered)]
+        parts.setdefault(match[1], []).append(Part(file, epochs))
+        states[match[1]] = (read_json(folder.parent.parent / "run.json") or {}).get("state", "under way, or cut off")
+    return [Tracked(name, states[name], tuple(parts[name])) for name in sorted(parts)]
 
 
 def records(data: bytes) -> Iterator[bytes]:
@@ -122,14 +121,10 @@ def describe(run: Tracked) -> str:
     """A run that is to be sent and what is in it, as `--dry-run` lists it."""
     lines = [f"{run.id} ({run.state}): {len(run.parts)} part{'s' * (len(run.parts) > 1)}"]
     for part in run.parts:
-        if part.sent:
-            told = "sent already"
-        elif part.epochs:
-            told = (
-                f"epochs {part.epochs[0]} to {part.epochs[-1]}" if len(part.epochs) > 1 else f"epoch {part.epochs[0]}"
-            )
-        else:
-            told = "no epoch"
+        told = "sent already" if part.sent else "no epoch"
+        if part.epochs:  # unknown of what was sent
+            first, last = part.epochs[0], part.epochs[-1]
+            told = f"epochs {first} to {last}" if first < last else f"epoch {first}"
         lines.append(f"    {part.file.parent.name}: {told}")
     unsent = all(not part.sent for part in run.parts)
     if unsent and run.missing:

@@ -69,7 +69,7 @@ def zygote() -> Iterator[kernels.Zygote]:
 @pytest.fixture
 def environment(place: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setenv("WANDB_API_KEY", "a-secret")
-    told = report.kernel_environment("01_basic_cnn/default", place, 1)
+    told = report.kernel_environment("01_basic_cnn/default", place)
     Path(told["IPYTHONDIR"]).mkdir(parents=True)
     return told
 
@@ -80,10 +80,10 @@ def test_a_key_in_the_environment_reaches_no_kernel_and_leaves_it_offline(
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "http://me:a-secret@wandb.lab:8080")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    told = report.kernel_environment("01_basic_cnn/default", place, 1)
+    told = report.kernel_environment("01_basic_cnn/default", place)
     assert (told["WANDB_MODE"], told["WANDB_BASE_URL"]) == ("online", "http://wandb.lab:8080")  # netrc may hold a key
     monkeypatch.setenv("WANDB_API_KEY", "a-secret")
-    told = report.kernel_environment("01_basic_cnn/default", place, 1)
+    told = report.kernel_environment("01_basic_cnn/default", place)
     assert told["WANDB_MODE"] == "offline" and not any("a-secret" in value for value in told.values())
 
 
@@ -179,7 +179,7 @@ import sys, time
 from fer_core import artifacts, kernels, report
 from pathlib import Path
 
-told = report.kernel_environment("01_basic_cnn/default", artifacts.settings(), 1)
+told = report.kernel_environment("01_basic_cnn/default", artifacts.settings())
 zygote = kernels.Zygote()
 forked = zygote.fork(["-f", str(Path(sys.argv[1]) / "kernel.json")], told, False)
 print(zygote.process.pid, forked.pid, flush=True)
@@ -219,7 +219,7 @@ def test_a_page_has_the_same_bytes_from_either_kernel(name: str, tmp_path: Path,
     for source in (zygote, None):
         settings = Settings(None, "sample", "cpu", tmp_path / str(len(made)), quick)
         page, target = schema.load_page(name), tmp_path / f"{len(made)}.ipynb"
-        assert report.execute(page, page.values, target, settings, 1, source) is None
+        assert report.execute(page, page.values, target, settings, source) is None
         notebook = report.clean(nbformat.read(target, 4), settings)
         made.append(report.render(notebook, report.PageContext(name=name, title=name, dataset="sample")))
         weights = [file.read_bytes() for file in sorted(settings.store.rglob("model.safetensors"))]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2 import meta
 from PIL import Image
 
 from fer_core import artifacts, leaderboard, limits, publish, report, reproduce, training
@@ -140,14 +141,14 @@ def test_publishing_a_published_run_again_changes_no_byte(
 def test_publishing_is_refused(
     changes: dict[str, Any], status: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "_git", lambda *_: status)
+    monkeypatch.setattr(report, "git", lambda *_: status)
     settings = dataclasses.replace(Settings(tmp_path, "fer2013", "cpu", tmp_path), **changes)
     with pytest.raises(FerError, match=words):
         publish.publish(settings)
 
 
 def test_other_images_are_not_published_as_fer2013(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "_git", lambda *_: "")
+    monkeypatch.setattr(report, "git", lambda *words: "" if "status" in words else "c0ffee")
     monkeypatch.setattr(publish.build, "Plan", lambda *_: SimpleNamespace(fer2013=False))
     with pytest.raises(FerError, match=r"not FER2013's images.*NAME="):
         publish.publish(Settings(tmp_path, "fer2013", "cpu", tmp_path))
@@ -285,7 +286,13 @@ def test_a_page_that_is_not_current_is_not_compared_with(tmp_path: Path) -> None
 
 def test_every_item_of_the_checklist_is_answered(trained: Run, faces: Faces) -> None:
     row = {"training_key": trained.key, "test_official_accuracy": 0.6}
-    text = limits.text(limits.facts(faces, [trained], [row, row]))
+    facts = limits.facts(faces, [trained], [row, row])
+    source = report.environment(autoescape=False).get_template("limits.md.j2")
+    text = source.render(facts)
+    asked = meta.find_undeclared_variables(
+        source.environment.parse((report.TEMPLATES / "page/limits.md.j2").read_text())
+    )
+    assert asked == set(facts)
     items = set(re.findall(r"\b([1-8][a-g])\b", "".join(re.findall(r"\*\*(.+?)\*\*", text, re.S))))
     expected = {f"{n}{letter}" for n, last in enumerate("cegcfccb", 1) for letter in "abcdefg" if letter <= last}
     assert items == expected
@@ -401,7 +408,7 @@ def test_no_planted_face_is_published(tmp_path: Path, monkeypatch: pytest.Monkey
 
     for module in (artifacts, publish):
         monkeypatch.setattr(module, "ROOT", root)
-    monkeypatch.setattr(publish, "_git", lambda *_: "")
+    monkeypatch.setattr(report, "git", lambda *words: "" if "status" in words else "c0ffee")
     assert publish.publish(settings) == 0
     published = root / "reports" / "published" / "planted"
     for name in pages:

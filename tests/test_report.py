@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fer_core import artifacts, report
+from fer_core import artifacts, bootstrap, report
 from fer_core.artifacts import Run, Settings
 from fer_core.leaderboard import Contender
 from fer_core.report import PageContext
@@ -64,20 +65,14 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Makes the page <name>/default of the given cells; returns its failure and the folder of reports."""
     place = tmp_path_factory.mktemp("make")
 
-    class FixturePage(Page):
-        """A page whose notebook lies in a temporary folder."""
-
-        @property
-        def notebook_path(self) -> Path:
-            return place / f"{self.notebook}.ipynb"
-
     def made(name: str, *sources: Any, runs: tuple[Run, ...] = (), trains: bool = True, **params: Any) -> Any:
-        page = FixturePage(f"{name}/default", {"batch_size": 8})
-        nbformat.write(cells(*sources), page.notebook_path)
+        page = Page(f"{name}/default", {"batch_size": 8})
         settings = Settings(None, "sample", "cpu", place, {"epochs": 2, "learning_rate": 1e-05})
         own = runs[0] if runs and trains else None
-        told = page, Params(**params), settings, runs, own, "key", {"data": "d"}, ("before/default", None), 3
-        return report.make_page(*told), settings.reports
+        told = page, Params(**params), settings, runs, own, "key", {"data": "d"}, ("before/default", None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(report, "read_notebook", lambda _: cells(*sources))
+            return report.make_page(*told), settings.reports
 
     return made
 
@@ -108,7 +103,7 @@ def test_no_secret_reaches_a_kernel(page: str) -> None:
 
 def test_kernel_is_told_name_page_threads_and_set(good: Path) -> None:
     told = nbformat.read(good / "good/default/notebook.ipynb", 4).cells[-1].outputs[0].data["text/plain"]
-    for word in ("'sample'", "'good/default'", "'3'", "epochs=2 learning_rate=1.0e-05"):
+    for word in ("'sample'", "'good/default'", "'1'", "epochs=2 learning_rate=1.0e-05"):
         assert word in told
 
 
@@ -187,7 +182,7 @@ def unexecuted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notebooks are taken as executed."""
 
     def copied(page: Page, values: Any, target: Path, *_: Any) -> None:
-        artifacts.write_bytes(target, page.notebook_path.read_bytes())
+        artifacts.write_bytes(target, json.dumps(report.read_notebook(page.notebook)).encode())
 
     monkeypatch.setattr(report, "execute", copied)
 
@@ -195,7 +190,8 @@ def unexecuted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     folder = tmp_path / "run"
-    scores = {"validation": {"accuracy": 0.5}, "test_official": {"accuracy": 0.4}, "test_leak_free": {"accuracy": 0.3}}
+    shares = {"validation": 0.5, "test_official": 0.4, "test_leak_free": 0.3}
+    scores = {part: {"accuracy": share, "n": 99} for part, share in shares.items()}
     artifacts.write_json(folder / "metrics.json", scores)
     artifacts.write_json(
         folder / "run.json", {"state": "done", "seconds": 3.0, "versions": {"torch": "2"}, "host": "h"}
@@ -458,9 +454,10 @@ def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
         report.repository.cache_clear()
         subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
         subprocess.run(["git", "-C", str(tmp_path), "config", "remote.origin.url", origin], check=True)
-        urls = f'\n[project.urls]\nSource = "{url}"' if url else ""
+        urls = f'\n[project.urls]\nRepository = "{url}"' if url else ""
         (tmp_path / "pyproject.toml").write_text(f"[project]{urls}\n")
-        monkeypatch.setattr(report, "ROOT", tmp_path)
+        for module in (report, bootstrap):
+            monkeypatch.setattr(module, "ROOT", tmp_path)
         return report.repository()
 
     yield found
