@@ -36,6 +36,7 @@ CLAIM_COLUMNS = ("claim", "page", "effect", "low", "high", "n", "rule", "verdict
 FINISHED = ("done", "diverged")
 PRIVATE = ("host", "wandb_id")  # entries of run.json that name the machine and its tracking: not for others
 RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "model.safetensors", "run.json")
+WATCHED_FILE = "test_by_epoch.csv"  # of a run whose page asks for it: see `watch`
 DERIVED_FILES = ("attention.json", "ensemble.json", "ablation.json")  # by `Run.derived`
 
 

@@ -471,11 +471,12 @@ def perform(
     try:
         if message["kind"] == "page":
             return _make_page(message, settings, zygote)
-        from fer_core import training
+        from fer_core import training, watch
 
         params = schema.resolve(schema.check(message["params"], "run"), sample=False)
         faces = faces or data.open_faces(settings.data, settings.store)
-        run = training.train_or_load(params, settings, faces, None, params.time_limit_minutes, stop.is_set)
+        on_epoch = watch.watching(params, settings, faces)
+        run = training.train_or_load(params, settings, faces, on_epoch, params.time_limit_minutes, stop.is_set)
         state = run.state if run.state != "missing" else "cut"  # by its time limit, before the first epoch's end
         return {"state": state, "key": run.key}
     except FerError as fault:

@@ -22,7 +22,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from fer_core import artifacts, claims, data, devices, evaluation, plots, schema
-from fer_core.artifacts import Run, find_run, run_key, settings
+from fer_core.artifacts import WATCHED_FILE, Run, find_run, run_key, settings
 from fer_core.claims import told as interval
 from fer_core.data import Faces
 from fer_core.schema import FerError, Params, listed, percent
@@ -369,11 +369,12 @@ class Log:
         found = finished(params)
         if found is not None:
             return found
-        from fer_core import training
+        from fer_core import training, watch
 
         self.rows = []
-        limit = params.time_limit_minutes
-        run = training.train_or_load(params, settings(), open_faces(), lambda row: self.epoch(row, what), limit)
+        limit, faces = params.time_limit_minutes, open_faces()
+        on_epoch = watch.watching(params, settings(), faces, lambda row: self.epoch(row, what))
+        run = training.train_or_load(params, settings(), faces, on_epoch, limit)
         if not run.metrics:
             raise FerError("time_limit_minutes ended before the first epoch did: allow more.")
         return run
@@ -948,21 +949,28 @@ def _averaged(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, 
     return [(name, evaluation.metrics(together[part], labels[part], faces.classes)) for name, part in parts.items()]
 
 
-def selection_optimism(runs: Sequence[Run]) -> Table:
-    """What picking the best epoch on the very images that are reported would have added, on validation images.
+def selection_optimism(params: Params, runs: Sequence[Run]) -> Table:
+    """What picking the best epoch on the very images that are reported would have added, in single views.
 
     Parameters
     ----------
+    params : the page's parameters, of `parameters`
     runs : of all seeds, the one in detail first
 
     Returns
     -------
-    Table : last epoch, best epoch, gained by the choice; a row a seed
+    Table : last epoch, best epoch, gained by the choice; a row a seed and set of images: those of the test where this
+        page may look at them and the run wrote them down by epoch
     """
     rows = []
     for run in runs:
-        last = claims.metric_of(run, f"validation_accuracy_at_{len(run.history)}")
-        best = claims.metric_of(run, "best_validation_accuracy")
-        gained = interval([best - last, None, None], change=True)
-        rows.append((f"seed {run.params.seed}", percent(last), percent(best), gained))
-    return Table.of(rows, ["", "last epoch", "best epoch", "gained by the choice"])
+        curves = {"validation": run.history["validation_accuracy"]}
+        if may_show_test(params, run) and (run.folder / WATCHED_FILE).exists():
+            seen = pd.read_csv(run.folder / WATCHED_FILE)
+            curves["test, official"] = seen["test_official_accuracy"]
+            curves["test, leak-free"] = seen["test_leak_free_accuracy"]
+        for images, curve in curves.items():
+            last, best = float(curve.iloc[-1]), float(curve.max())
+            gained = interval([best - last, None, None], change=True)
+            rows.append((f"seed {run.params.seed}", images, percent(last), percent(best), gained))
+    return Table.of(rows, ["", "images", "last epoch", "best epoch", "gained by the choice"])

@@ -23,7 +23,7 @@ from fer_core.schema import ROOT, FerError
 PAGE_BYTES = 300_000
 ALL_BYTES = 15_000_000
 PAGE_FILES = ("history.csv", "metrics.json", "network.csv")
-LEDGER_FILES = (*PAGE_FILES, *artifacts.DERIVED_FILES)
+LEDGER_FILES = (*PAGE_FILES, artifacts.WATCHED_FILE, *artifacts.DERIVED_FILES)
 
 
 def _refuse(settings: Settings) -> None:

@@ -31,7 +31,7 @@ from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, coun
 
 COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure is made by
 TEMPLATES = Path(__file__).parent / "template"
-COPIED = (*artifacts.RUN_FILES, "network.csv")
+COPIED = (*artifacts.RUN_FILES, "network.csv", artifacts.WATCHED_FILE)
 SPANS = ("started", "ended")  # of several runs: from the first to the last
 EXPLAINED = {
     "commit": "the checkout's when the training ended",
@@ -717,7 +717,7 @@ def _copy_run(run: Run, folder: Path, with_test: bool) -> None:
     """The run's files; for a page that may not look at the test set, without its part."""
     for name in COPIED:
         source = run.folder / name
-        if not source.exists():
+        if not source.exists() or (name == artifacts.WATCHED_FILE and not with_test):
             (folder / name).unlink(missing_ok=True)
         elif name == "metrics.json" and not with_test:
             artifacts.write_json(folder / name, {k: v for k, v in run.metrics.items() if not k.startswith("test_")})

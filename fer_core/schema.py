@@ -131,6 +131,7 @@ class Params:
     # -- a page of runs
     seeds: tuple[int, ...] = _is((0,), "page", list, "one run each; the first is shown in detail")
     score_test: bool = _is(False, "page", bool, "whether this page may look at the test set")
+    test_by_epoch: bool = _is(False, "page", bool, "whether its runs write down every epoch's test accuracy, unseen")
     time_limit_minutes: float | None = _is(None, "page", float, "stop a training cleanly after so long; null: never", above=0, optional=True)
     # -- a claim's page
     claim: str = _is("", "claim", str, "the claim in a sentence")
@@ -506,6 +507,7 @@ def ablation_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | 
         own = [parameter for parameter, spec in SPECS.items() if spec.group in RUN_GROUPS]
         changed = dataclasses.replace(params, **check(changes, f"ablation, {name}", own))
         changed = dataclasses.replace(changed, seed=params.seeds[0], epochs=min(params.epochs, params.ablation_epochs))
+        changed = dataclasses.replace(changed, test_by_epoch=False)
         changed = dataclasses.replace(_lower(changed) if sample else changed, **(set_values or {}))
         arms[name] = [dataclasses.replace(changed, ablation={})]
     return arms

@@ -287,7 +287,7 @@ def train(
 
     def on_epoch(row: Mapping[str, Any]) -> None:
         if row.get("resuming", row.get("epoch", 0)) > told + 1:  # trained by a process that was killed, or by another
-            for earlier in _checkpointed(runs[0], settings, faces):
+            for earlier in _checkpointed(runs[0], settings, faces):  # a kill may have come before the last was told
                 hear(earlier)
         if "epoch" in row:
             hear(row)
@@ -321,17 +321,12 @@ def _add(found: dict[str, Any], run: Run, objective: str, place: int) -> None:
 
 
 def _checkpointed(params: Params, settings: Settings, faces: Faces) -> list[dict[str, Any]]:
-    """The history rows that the run's checkpoint holds: a kill may have come before the last one was told."""
-    import hashlib
-
-    import torch
+    """The history rows that the run's checkpoint holds."""
+    from fer_core import watch
 
     resolved, device = devices.resolve(params, settings.device)
-    path = run_folder(settings.store, run_key(resolved, faces.data_hash, device).key) / "checkpoint.pt"
-    stored = path.read_bytes() if path.exists() else b""
-    if not stored or hashlib.sha256(stored[32:]).digest() != stored[:32]:
-        return []
-    return torch.load(io.BytesIO(stored[32:]), map_location="cpu", weights_only=True)["history"]
+    state = watch.checkpoint(run_folder(settings.store, run_key(resolved, faces.data_hash, device).key))
+    return state["history"] if state else []
 
 
 def serve(connection: Connection, settings: Settings, objective: str, log: Path) -> None:

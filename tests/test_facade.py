@@ -239,8 +239,14 @@ def test_what_needs_weights_or_further_answers_is_shown_again_without_them(shown
 
 
 def test_selection_optimism_is_best_minus_last(shown: Shown) -> None:
-    table = notebook.selection_optimism([notebook.train_or_load(SMALL)])
-    assert not table.iloc[0, -1].startswith("\u2212")
+    table = notebook.selection_optimism(SMALL, [notebook.train_or_load(SMALL)])
+    assert not table.iloc[0, -1].startswith("\u2212") and list(table["images"]) == ["validation"]
+    watched = dataclasses.replace(SMALL, score_test=True, test_by_epoch=True, learning_rate=0.003)
+    run = notebook.score_test(watched, [notebook.train_or_load(watched)])[0]
+    table = notebook.selection_optimism(watched, [run])
+    assert list(table["images"]) == ["validation", "test, official", "test, leak-free"]
+    assert table["last epoch"].iloc[1] == schema.percent(run.metrics["test_official"]["accuracy"])
+    assert list(notebook.selection_optimism(SMALL, [run])["images"]) == ["validation"]
 
 
 # -- exploration

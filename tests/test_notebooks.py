@@ -144,7 +144,9 @@ def test_an_ablation_leaves_out_one_ingredient_of_the_recipe_at_a_time():
     params = schema.resolve_page(page, False)
     arms = {name: run for name, (run,) in schema.ablation_runs(params, False).items()}
     assert len(arms) == len(params.ablation) + 1 >= 8
-    assert arms[schema.WHOLE] == dataclasses.replace(params, epochs=params.ablation_epochs, ablation={})
+    assert arms[schema.WHOLE] == dataclasses.replace(
+        params, epochs=params.ablation_epochs, ablation={}, test_by_epoch=False
+    )
     values = {name: schema.run_values(run) for name, run in arms.items()}
     whole = values.pop(schema.WHOLE)
     for name, own in values.items():
