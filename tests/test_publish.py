@@ -319,7 +319,7 @@ def test_published_index_says_what_the_published_tables_say() -> None:
     rows = (publish._rows(PUBLISHED / name) for name in ("results.csv", "claims.csv"))
     index = report.plain((PUBLISHED / "index.html").read_text(encoding="utf-8"))
     for paragraph in leaderboard.abstract(*rows).split("\n\n"):
-        assert report.plain(report.markdown(paragraph)) in index
+        assert report.plain(report._linked_pages(report.markdown(paragraph), [])) in index
 
 
 @committed
