@@ -244,8 +244,8 @@ def _verdicts(claims: Sequence[Row], planned: int) -> str:
         return ""
     done, one = len(claims), len(claims) == 1
     which = f"all {done}" if done >= planned and not one else f"{done} of {max(done, planned)}"
-    text = f"**Claims:** {which} {'has' if one else 'have'} run to {'its' if one else 'their'} end"
-    text += ", by rules and thresholds written down before"
+    whole = "has all its runs" if one else "have all their runs"
+    text = f"**Claims:** {which} {whole}, and rules that were written down before"
     if all(verdict.startswith("not evaluated") for verdict in by_verdict):
         return f"{text}; {'its verdict is' if one else 'their verdicts are'} {listed(list(by_verdict))}."
     order = sorted(by_verdict, key=lambda v: ("supported", "not supported", "inconclusive", v).index(v))

@@ -63,7 +63,7 @@ def test_abstract_takes_every_number_from_the_rows() -> None:
     assert "accuracy is 2.0 points higher than without them, on average over 5 pages of models; how much" in text
     assert "the final model so far (2 of 4 recipes are trained), `06_final/from_the_claims` on" in text
     assert (
-        "Claims:** 2 of 13 have run to their end, by rules and thresholds written down before: "
+        "Claims:** 2 of 13 have all their runs, and rules that were written down before: "
         "1 supported (`05_analysis/dropout`); 1 not supported (`05_analysis/batch_norm`)." in text
     )
 
@@ -117,14 +117,14 @@ def test_abstract_on_drawn_data_gives_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("done", "planned", "words"),
     [
-        (1, 12, "1 of 12 has run to its end, {}: supported ({d})."),
-        (1, 1, "1 of 1 has run to its end, {}: supported ({d})."),
-        (2, 2, "all 2 have run to their end, {}: 1 supported ({d}); 1 not supported ({b})."),
-        (2, 3, "2 of 3 have run to their end, {}: 1 supported"),
+        (1, 12, "1 of 12 has all its runs, {}: supported ({d})."),
+        (1, 1, "1 of 1 has all its runs, {}: supported ({d})."),
+        (2, 2, "all 2 have all their runs, {}: 1 supported ({d}); 1 not supported ({b})."),
+        (2, 3, "2 of 3 have all their runs, {}: 1 supported"),
     ],
 )
 def test_abstract_counts_claims_in_whole_sentences(done: int, planned: int, words: str) -> None:
-    rules = "by rules and thresholds written down before"
+    rules = "and rules that were written down before"
     words = words.format(rules, d="`05_analysis/dropout`", b="`05_analysis/batch_norm`")
     assert f"**Claims:** {words}" in leaderboard.abstract(RESULTS, CLAIMS[:done], claims_planned=planned)
 
