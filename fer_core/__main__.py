@@ -129,10 +129,11 @@ def _bench(_: argparse.Namespace) -> int:
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
-    changed = [
-        path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if options.write and bootstrap.write(path)
-    ]
-    print("\n".join(changed) if options.write else "".join(bootstrap.cell(bootstrap.repository())["source"]))
+    if options.write:
+        notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+        print("\n".join(path.name for path in notebooks if bootstrap.write(path)))
+    else:
+        print("".join(bootstrap.cell(bootstrap.repository())["source"]))
     return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from fer_core import artifacts, claims, data, exploration, notebook, plots, schema
+from fer_core import artifacts, claims, data, exploration, leaderboard, notebook, plots, schema
 from fer_core.artifacts import Run, settings
 from fer_core.data import Faces
 from fer_core.notebook import Table, of_seeds, over_seeds, plain, sentence
@@ -279,7 +279,7 @@ class Summary:
 
     def curves(self) -> None:
         """Every claim's effect with its interval."""
-        short = self.table["page"].str.replace("05_analysis/", "").str.replace("_", " ")
+        short = self.table["page"].map(leaderboard.shown_name)
         first = [c.judged.conditions[0] if self._whole(c) else None for c in self.claims.values()]
         told = [claims.told_effect(outcome) if outcome else "no value" for outcome in first]
         thresholds = [outcome.threshold if outcome else math.nan for outcome in first]

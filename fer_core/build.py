@@ -521,8 +521,7 @@ class Build:
         self, plan: Plan, jobs: int, say: Callable[[str], None] | None = None, engine: Engine | None = None
     ) -> None:
         self.plan, self.jobs, self.engine = plan, max(1, jobs), engine
-        online = os.environ.get("WANDB_MODE") == "online" and "WANDB_API_KEY" in os.environ  # no kernel is told a key
-        self.waiting = tasks_of(plan, apart=engine is not None or online)
+        self.waiting = tasks_of(plan, apart=engine is not None or report.key_stays_out())
         self.running: dict[str, Task] = {}
         self.finished: set[str] = set()
         self.failures: dict[str, str] = {}

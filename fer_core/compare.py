@@ -350,10 +350,11 @@ def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any]) -> N
     written = report.clean(document(sides, faces, settings.sample).notebook(), settings)
     folder = settings.reports / report.comparison_name(side.name for side in sides)
     (folder / "page.json").unlink(missing_ok=True)
-    files = ("notebook.ipynb", *_write_answers(sides, faces, folder), *report.figure_files(written))
+    figures = report.figure_files(written)
+    files = ("notebook.ipynb", *_write_answers(sides, faces, folder), *figures)
     told = context(sides, settings, files, bool(inputs.get("own")))
     pages = {"pages": [side.name for side in sides], "inputs": inputs}
-    report.put(written, told, report.render(written, told).encode(), folder, pages)
+    report.put(written, told, report.render(written, told).encode(), folder, figures, pages)
 
 
 def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...], own: bool = False) -> report.PageContext:

@@ -42,6 +42,9 @@ class Mark(NamedTuple):
     sign: str = ""
 
 
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
 def value(row: Row, name: str) -> float | None:
     """A number of a row; None where it is missing, empty or not finite."""
     try:
@@ -51,14 +54,15 @@ def value(row: Row, name: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-with (schema.PACKAGE / "template" / "literature.csv").open(encoding="utf-8", newline="") as _rows:
-    LITERATURE = tuple(
+def _literature() -> tuple[Mark, ...]:
+    text = (schema.PACKAGE / "template" / "literature.csv").read_text(encoding="utf-8")
+    return tuple(
         Mark(row["name"], value(row, "percent"), row["trained_on"], row["chosen"], row["sign"])
-        for row in csv.DictReader(_rows)
+        for row in csv.DictReader(text.splitlines())
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
+LITERATURE = _literature()
 
 
 def _interval(row: Row, part: str) -> str:
@@ -186,9 +190,10 @@ def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) ->
         return ""
     text = "On the test set (all official images, then the leak-free ones, each with its 95 % interval over images) "
     text += f"these first seeds are right: {'; '.join(told)}"
-    if fer2013 and final and not ORIGINAL.get(final):
+    kept = fer2013 and bool(final) and final not in ORIGINAL
+    if kept:
         text += f"; the figure that the original kept in the end was {_plain(ORIGINAL['06_final/rare_transforms'])}"
-    if fer2013 and ("original" in text):
+    if kept or (fer2013 and any(page in ORIGINAL for page in what if page in by_page)):
         text += f" (at {ORIGINAL_IMAGES:,} images the original's figures are known to ± {spread() * 100:.1f} points)"
     if fer2013 and BEYOND in by_page:
         single = max((m for m in LITERATURE if m.trained_on == "FER2013" and "8 nets" not in m.name and m.percent),

@@ -118,11 +118,16 @@ def set_text(values: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={word(value)}" for name, value in values.items())
 
 
+def key_stays_out() -> bool:
+    """Whether wandb is online by a key in the environment, which no kernel is told: workers train, pages load."""
+    return os.environ.get("WANDB_MODE") == "online" and "WANDB_API_KEY" in os.environ
+
+
 def kernel_environment(page: str, settings: Settings) -> dict[str, str]:
     """The environment of a page's kernel: the allow-list, and where data, reports and runs lie."""
     kept = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name.upper())}
-    if "WANDB_API_KEY" in os.environ and kept.get("WANDB_MODE") == "online":
-        kept["WANDB_MODE"] = "offline"  # the key stays out: with it, workers train online, and pages load their runs
+    if key_stays_out():
+        kept["WANDB_MODE"] = "offline"
     if "WANDB_BASE_URL" in kept:
         kept["WANDB_BASE_URL"] = re.sub(r"//[^/@]*@", "//", kept["WANDB_BASE_URL"])
     return {
@@ -713,11 +718,18 @@ def page_title(notebook: Any, page: Page, params: Params) -> str:
     return params.claim or (title if stem == "default" else f"{title}: {apart.replace('_', ' ')}")
 
 
+def _copied(run: Run, with_test: bool) -> list[str]:
+    """The run's files that a page has beside it: those of the test alone where it may look at it."""
+    names = [name for name in COPIED if with_test or name != artifacts.WATCHED_FILE]
+    return [name for name in names if (run.folder / name).exists()]
+
+
 def _copy_run(run: Run, folder: Path, with_test: bool) -> None:
     """The run's files; for a page that may not look at the test set, without its part."""
+    there = _copied(run, with_test)
     for name in COPIED:
         source = run.folder / name
-        if not source.exists() or (name == artifacts.WATCHED_FILE and not with_test):
+        if name not in there:
             (folder / name).unlink(missing_ok=True)
         elif name == "metrics.json" and not with_test:
             artifacts.write_json(folder / name, {k: v for k, v in run.metrics.items() if not k.startswith("test_")})
@@ -794,7 +806,7 @@ def make_page(
         failure = _failure(notebook, "RunMissing", why)
 
     figures = {} if failure else figure_files(notebook)
-    files = ("notebook.ipynb", *(n for n in COPIED if own_run and (own_run.folder / n).exists()), *figures)
+    files = ("notebook.ipynb", *(_copied(own_run, params.score_test) if own_run else ()), *figures)
     made, own = made_now(inputs["data"]), bool(inputs.get("own"))
     context = page_context(
         page, params, settings, run_folders, own_run, notebook, neighbours, files, made, own, failure
@@ -806,17 +818,25 @@ def make_page(
     (folder / "page.json").unlink(missing_ok=True)
     if own_run:
         _copy_run(own_run, folder, params.score_test)
-    put(notebook, context, rendered, folder, {"report_key": report_key, "inputs": dict(inputs), "made": made})
+    told = {"report_key": report_key, "inputs": dict(inputs), "made": made}
+    put(notebook, context, rendered, folder, figures, told)
     return None
 
 
-def put(notebook: Any, context: PageContext, rendered: bytes, folder: Path, told: Mapping[str, Any]) -> None:
+def put(
+    notebook: Any,
+    context: PageContext,
+    rendered: bytes,
+    folder: Path,
+    figures: Mapping[str, bytes],
+    told: Mapping[str, Any],
+) -> None:
     """The page, its notebook and what its figures plot; page.json, written last with `told`, says that all is whole."""
     import nbformat
 
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(notebook).encode())
     shutil.rmtree(folder / "figures", ignore_errors=True)
-    for name, content in figure_files(notebook).items():
+    for name, content in figures.items():
         artifacts.write_bytes(folder / name, content)
     artifacts.write_bytes(page_file(folder), rendered)
     page_file(folder, ".failed.html").unlink(missing_ok=True)

@@ -507,9 +507,8 @@ def ablation_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | 
         own = [parameter for parameter, spec in SPECS.items() if spec.group in RUN_GROUPS]
         changed = dataclasses.replace(params, **check(changes, f"ablation, {name}", own))
         changed = dataclasses.replace(changed, seed=params.seeds[0], epochs=min(params.epochs, params.ablation_epochs))
-        changed = dataclasses.replace(changed, test_by_epoch=False)
         changed = dataclasses.replace(_lower(changed) if sample else changed, **(set_values or {}))
-        arms[name] = [dataclasses.replace(changed, ablation={})]
+        arms[name] = [dataclasses.replace(changed, ablation={}, test_by_epoch=False)]
     return arms
 
 

@@ -324,8 +324,7 @@ def _checkpointed(params: Params, settings: Settings, faces: Faces) -> list[dict
     """The history rows that the run's checkpoint holds."""
     from fer_core import watch
 
-    resolved, device = devices.resolve(params, settings.device)
-    state = watch.checkpoint(run_folder(settings.store, run_key(resolved, faces.data_hash, device).key))
+    state = watch.checkpoint(watch.place(params, settings, faces.data_hash))
     return state["history"] if state else []
 
 
@@ -394,14 +393,16 @@ class Sender:
 
     def _train(self, runs: list[Params], data_hash: str) -> dict[str, Any] | None:
         """Have them trained; the trial's end where one was not."""
+        from fer_core import watch
+
         for params in runs:
-            resolved, device = devices.resolve(params, self.settings.device)
-            key = run_key(resolved, data_hash, device).key
+            folder = watch.place(params, self.settings, data_hash)
             try:
-                answer = self.engine.do(build.run_message(params, key))
+                answer = self.engine.do(build.run_message(params, folder.name))
             except Exception as fault:  # a thread that died would leave its trial under way for ever
                 return {"state": "failed", "reason": f"{type(fault).__name__}: {fault}"}
-            if not Run(key, params, run_folder(self.settings.store, key)).finished:
+            if not Run(folder.name, params, folder).finished:
+                device = devices.device_type(self.settings.device)
                 why = answer.get("error", f"the engine trained on another device than {device}: say DEVICE=")
                 return {"state": "failed", "reason": why}
         return None

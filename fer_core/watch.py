@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ from fer_core.training import OnEpoch
 
 FILE = artifacts.WATCHED_FILE
 COLUMNS = ("epoch", "test_official_accuracy", "test_leak_free_accuracy")
+
+
+def place(params: Params, settings: Settings, data_hash: str) -> Path:
+    """The run's folder in the store, whether it is there or not."""
+    resolved, device = devices.resolve(params, settings.device)
+    return run_folder(settings.store, run_key(resolved, data_hash, device).key)
 
 
 def checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -42,42 +49,57 @@ def watching(params: Params, settings: Settings, faces: Faces, on_epoch: OnEpoch
     heard = on_epoch or (lambda row: None)
     if not (params.test_by_epoch and params.score_test and faces.has_test_labels):
         return heard
-    resolved, device = devices.resolve(params, settings.device)
-    folder = run_folder(settings.store, run_key(resolved, faces.data_hash, device).key)
+    watch = _Watch(params, settings, faces)
 
     def watched(row: dict[str, Any]) -> None:
-        _write_down(folder, resolved, faces, device)
+        watch.write_down()
         heard(row)
 
-    state = checkpoint(folder)
-    if state and len(state["history"]) == resolved.epochs:  # killed at the very end: no further row will come
-        _write_down(folder, resolved, faces, device)
+    state = checkpoint(watch.folder)
+    if state and len(state["history"]) == params.epochs:  # killed at the very end: no further row will come
+        watch.write_down()
     return watched
 
 
-def _write_down(folder: Path, params: Params, faces: Faces, device: str) -> None:
-    state = checkpoint(folder)
-    known = pd.read_csv(folder / FILE).to_dict("records") if (folder / FILE).exists() else []
-    epoch = len(state["history"]) if state else 0
-    if state is None or epoch in [row["epoch"] for row in known]:
-        return
-    right, leak_free = _right(state, params, faces, device)
-    rows = [*known, dict(zip(COLUMNS, (epoch, right.mean(), right[leak_free].mean()), strict=True))]
-    artifacts.write_frame(folder / FILE, pd.DataFrame(rows, columns=list(COLUMNS)).astype({"epoch": int}))
+class _Watch:
+    """Of one run: its test images and the scale of its pixels, made ready once, when they are first needed."""
 
+    def __init__(self, params: Params, settings: Settings, faces: Faces) -> None:
+        self.params, self.device = devices.resolve(params, settings.device)
+        self.faces, self.folder = faces, place(params, settings, faces.data_hash)
 
-def _right(state: dict[str, Any], params: Params, faces: Faces, device: str) -> tuple[Any, Any]:
-    """Whether the weights that are measured by epoch are right about each test image, and which are leak-free."""
-    split = data.make_split(faces, params.split, params.train_fraction, params.split_seed, params.drop_leaked_copies)
-    with torch.random.fork_rng():  # its weights are drawn, then overwritten
-        network = networks.build(params, faces.image_size, faces.channels, len(faces.classes))
-    average = state["average"]
-    weights = state["network"]
-    if average is not None:
-        weights = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
-    network.load_state_dict(weights)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    images = training.image_set(faces, split.test, device)
-    scale = training.pixel_scale(faces.images[split.train], device)
-    answers = training.predict(network, images.images, scale, params).argmax(1)
-    return (answers == images.labels).cpu().numpy(), split.leak_free
+    @cached_property
+    def _split(self) -> data.Split:
+        p = self.params
+        return data.make_split(self.faces, p.split, p.train_fraction, p.split_seed, p.drop_leaked_copies)
+
+    @cached_property
+    def _test(self) -> training.ImageSet:
+        return training.image_set(self.faces, self._split.test, self.device)
+
+    @cached_property
+    def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return training.pixel_scale(self.faces.images[self._split.train], self.device)
+
+    def write_down(self) -> None:
+        """Add the row of the checkpoint's epoch, unless it is there."""
+        file, state = self.folder / FILE, checkpoint(self.folder)
+        known = pd.read_csv(file).to_dict("records") if file.exists() else []
+        if state is None or (epoch := len(state["history"])) in [row["epoch"] for row in known]:
+            return
+        right = self._right(state)
+        row = dict(zip(COLUMNS, (epoch, right.mean(), right[self._split.leak_free].mean()), strict=True))
+        artifacts.write_frame(file, pd.DataFrame([*known, row], columns=list(COLUMNS)).astype({"epoch": int}))
+
+    def _right(self, state: dict[str, Any]) -> Any:
+        """Whether the weights that are measured by epoch are right about each test image."""
+        faces = self.faces
+        with torch.random.fork_rng():  # its weights are drawn, then overwritten
+            network = networks.build(self.params, faces.image_size, faces.channels, len(faces.classes))
+        weights = state["network"]
+        if (average := state["average"]) is not None:
+            weights = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
+        network.load_state_dict(weights)
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        answers = training.predict(network, self._test.images, self._scale, self.params).argmax(1)
+        return (answers == self._test.labels).cpu().numpy()
