@@ -118,7 +118,7 @@ class Claim:
     @functools.cached_property
     def judged(self) -> claims.Verdict:
         """Effect and verdict, computed from the runs' artifacts."""
-        return claims.evaluate(self.runs, self.metric, self.params.rule, settings().sample)
+        return claims.judge(self.params, self.runs, settings().sample)
 
     def effect(self, number: int = 0) -> str:
         """A condition's effect with its interval over seeds; the first condition is the claim's main one.

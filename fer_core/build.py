@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from fer_core import artifacts, cost, data, devices, glossary, kernels, leaderboard, limits, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
-from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params, counted
+from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params, counted, listed
 
 RENDERING = (
     "schema.py", "data.py", "evaluation.py", "claims.py", "plots.py", "augment.py", "explain.py", "leaderboard.py",
@@ -199,8 +199,7 @@ class Plan:
         folder = self.settings.reports / plan.name
         stood = read_json(folder / "page.json")
         html = report.page_file(folder)
-        missing = [run for run in plan.runs if run.found is None]
-        trained = f"{len(missing)} of {len(plan.runs)} runs to train" if missing else ""
+        trained = _to_train(plan)
         if stood is None or not html.exists():
             why = "it failed before" if report.page_file(folder, ".failed.html").exists() else "never made"
             return [reason for reason in (why, trained) if reason]
@@ -267,6 +266,20 @@ class Plan:
             what = "The whole study" if len(self.chosen) == len(self.pages) else "The training of these pages"
             lines += cost.describe(self.clock, list(study.values()), jobs, price, what)
         return "\n".join(lines)
+
+
+def _to_train(plan: PagePlan) -> str:
+    """How many of the page's runs are not there; and whether a claim would mix them with others than its own kind."""
+    from fer_core import claims
+
+    missing = [run for run in plan.runs if run.found is None]
+    if not missing:
+        return ""
+    told = f"{len(missing)} of {len(plan.runs)} runs to train"
+    records = [vars(run.wanted) if run.found is None else run.found.provenance for run in plan.runs]
+    if plan.params.arms and (ways := claims.mixture(records, plan.params)):
+        told += f" ({listed(ways)} would be mixed, which decides nothing: README, “Go on elsewhere”)"
+    return told
 
 
 def _time(seconds: float) -> str:
@@ -722,7 +735,7 @@ def claim_rows(plan: Plan) -> list[dict[str, Any]]:
             continue
         if page.params.score_test and plan.tested and not all(run.scored for runs in arms.values() for run in runs):
             continue
-        verdict = claims.evaluate(arms, page.params.metric, page.params.rule, plan.settings.sample)
+        verdict = claims.judge(page.params, arms, plan.settings.sample)
         row = {name: getattr(verdict, name) for name in ("effect", "low", "high", "n", "rule", "verdict")}
         words = {"told": claims.told_effect(verdict.conditions[0]), "decided": claims.decided_by(verdict)}
         rows.append({"claim": page.params.claim, "page": page.name, **words, **row})

@@ -7,6 +7,7 @@ run has no value (an empty history, a NaN, an epoch it never reached) the value 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fer_core.evaluation import Interval, mean_interval, newcombe, welch_interval, wilson
-from fer_core.schema import ParameterError, nearest
+from fer_core.schema import DEFAULTS, ParameterError, listed, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fer_core.artifacts import Run
+    from fer_core.schema import Params
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 ON_SAMPLE = "not evaluated on sample data"
@@ -312,6 +314,36 @@ def evaluate(
     first = outcomes[0]
     text = "; and ".join(outcome.rule for outcome in outcomes)
     return Verdict(first.effect, first.low, first.high, first.n, text, verdict, outcomes, "; ".join(notes))
+
+
+def judge(params: Params, arms: Mapping[str, Sequence[Run]], sample: bool) -> Verdict:
+    """`evaluate` by what a claim's page states; inconclusive where the arms were not all computed the same way, since a
+    difference may then be the device's or the precision's.
+    """
+    verdict = evaluate(arms, params.metric, params.rule, sample)
+    ways = mixture((run.provenance for runs in arms.values() for run in runs), params)
+    if sample or not ways:
+        return verdict
+    note = f"its runs were computed in {listed(ways)}, and these are not mixed in one comparison"
+    return dataclasses.replace(
+        verdict,
+        verdict=INCONCLUSIVE,
+        conditions=tuple(dataclasses.replace(outcome, verdict=INCONCLUSIVE) for outcome in verdict.conditions),
+        note="; ".join(filter(None, [verdict.note, note])),
+    )
+
+
+def mixture(records: Iterable[Mapping[str, Any]], params: Params = DEFAULTS) -> list[str]:
+    """The ways in which runs that are compared were computed, in words, where there is more than one unasked for.
+
+    Parameters
+    ----------
+    records : `device` (its type) and `precision` of each run, as run.json holds them
+    params : of a claim's page: arms that state their precision ask for it
+    """
+    asked = any("precision" in (arm.get("set") or {}) for arm in params.arms.values())
+    ways = {record["device"] if asked else f"{record['precision']} on {record['device']}" for record in records}
+    return sorted(ways) if len(ways) > 1 else []
 
 
 def _outcome(arms: Mapping[str, Sequence[Run]], metric: str, condition: Mapping[str, Any], sample: bool) -> Outcome:

@@ -347,6 +347,18 @@ def test_a_page_can_be_asked_for_by_its_file() -> None:
     assert "FER_NAME=mine .venv/bin/python -m fer_core all-reports\n" in done.stdout
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_plan_says_before_anything_trains_that_a_claim_would_mix_what_was_computed_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    stood = SimpleNamespace(foreign="", provenance={"device": "cpu", "precision": "float32"})
+    monkeypatch.setattr(build, "find_run", lambda params, *_: stood if params.seed == 0 else None)
+    place = artifacts.Settings(None, "sample", "cpu", tmp_path, {"precision": precision})
+    told = build.Plan(place, ["05_analysis/half_turn"]).chosen[0].reasons[-1]
+    assert "runs to train" in told
+    assert ("bfloat16 on cpu and float32 on cpu would be mixed" in told) == (precision == "bfloat16")
+
+
 def test_summary_made_before_its_claims_were_trained_is_stale_once_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

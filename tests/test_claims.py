@@ -8,7 +8,7 @@ import pytest
 
 from fer_core import claims
 from fer_core.notebook import interval
-from fer_core.schema import ParameterError
+from fer_core.schema import ParameterError, Params
 
 
 def run(seed=0, state="done", selected_epoch=None, history=None, **metrics):
@@ -310,3 +310,53 @@ def test_arm_table_has_a_row_a_run():
     table = claims.arm_table({"a": arm(0.5, math.nan)}, "validation_accuracy")
     assert table.columns.tolist() == ["arm", "seed", "state", "value"]
     assert (table["seed"].tolist(), table["value"].isna().tolist()) == ([0, 1], [False, True])
+
+
+# -- runs that were not computed alike
+
+
+def computed(runs, device="cpu", precision="float32"):
+    for found in runs:
+        found.provenance = {"device": device, "precision": precision}
+    return runs
+
+
+def claim(**of_a):
+    return Params(
+        metric="validation_accuracy", rule=[above(0.1)], arms={"a": {"page": "p", "set": of_a}, "b": {"page": "p"}}
+    )
+
+
+def judged(a, b, params, sample=False):
+    return claims.judge(params, {"a": a, "b": b}, sample)
+
+
+def test_runs_computed_alike_are_judged_by_the_rule():
+    found = judged(computed(arm(0.75, 0.76)), computed(arm(0.5, 0.5)), claim())
+    assert (found.verdict, found.note) == (claims.SUPPORTED, "")
+
+
+@pytest.mark.parametrize("other", [{"precision": "bfloat16"}, {"device": "cuda"}])
+def test_runs_that_were_not_computed_alike_decide_nothing(other):
+    found = judged(computed(arm(0.75, 0.76)), computed(arm(0.5, 0.5), **other), claim())
+    assert found.verdict == found.conditions[0].verdict == claims.INCONCLUSIVE
+    assert found.effect == pytest.approx(0.255)  # what was measured still stands there
+    both = {"device": "cpu", "precision": "float32"} | other
+    assert all(way in found.note for way in ("float32 on cpu", f"{both['precision']} on {both['device']}"))
+
+
+def test_one_seed_computed_otherwise_is_a_mixture_too():
+    a = computed(arm(0.75)) + computed(arm(0.76, first_seed=1), precision="bfloat16")
+    assert judged(a, computed(arm(0.5, 0.5)), claim()).verdict == claims.INCONCLUSIVE
+
+
+def test_a_claim_about_precision_may_compare_precisions_but_no_devices():
+    params = claim(precision="bfloat16")
+    a, b = computed(arm(0.75, 0.76), precision="bfloat16"), arm(0.5, 0.5)
+    assert judged(a, computed(b), params).verdict == claims.SUPPORTED
+    assert judged(a, computed(b, device="cuda"), params).verdict == claims.INCONCLUSIVE
+
+
+def test_a_mixture_of_drawn_data_reads_as_all_drawn_data_does():
+    a, b = computed(arm(0.75, 0.76)), computed(arm(0.5, 0.5), precision="bfloat16")
+    assert judged(a, b, claim(), sample=True).verdict == claims.ON_SAMPLE

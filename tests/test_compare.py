@@ -37,7 +37,8 @@ def side(faces: Faces, folder: Path, name: str, wrong: int, scored: bool = False
         right = float((answer == table["label"])[: len(split.validation)].mean())
         metrics = {"validation": {"accuracy": right}, "gap": 0.1, "selected_epoch": 2, "parameters": 1234}
         artifacts.write_json(place / "metrics.json", metrics | ({"test_official": {}} if scored else {}))
-        artifacts.write_json(place / "run.json", {"state": "done", "seconds": 1.0, "host": "h"})
+        how = {"device": "cpu", "precision": "float32"}
+        artifacts.write_json(place / "run.json", {"state": "done", "seconds": 1.0, "host": "h"} | how)
         artifacts.write_frame(place / "predictions.parquet", table)
         history = {"epoch": [1, 2], "validation_accuracy": [0.4, right], "validation_loss": [1.0, 0.9 + seed / 10]}
         artifacts.write_frame(place / "history.csv", pd.DataFrame(history))
@@ -120,6 +121,15 @@ def test_only_differing_parameters_and_the_first_seeds_figures_are_told(faces: F
     finding = compare.finding([found], sample=False)
     assert f"02_batch_norm has {shares[0]} right, 01_basic_cnn {shares[1]}" in finding and "McNemar" in finding
     assert "drawn" not in finding and "drawn" in compare.finding([found], sample=True)
+
+
+def test_runs_that_were_computed_differently_are_said_to_be(faces: Faces, sides: tuple[Side, Side]) -> None:
+    assert "computed in" not in text(compare.document(sides, faces, sample=False))
+    file = sides[1].runs[1].folder / "run.json"
+    artifacts.write_json(file, json.loads(file.read_text()) | {"precision": "bfloat16"})
+    other = dataclasses.replace(sides[1], runs=tuple(dataclasses.replace(run) for run in sides[1].runs))
+    told = text(compare.document((sides[0], other), faces, sample=False))
+    assert "computed in bfloat16 on cpu and float32 on cpu" in told
 
 
 def test_three_pages_are_each_compared_with_the_first(faces: Faces, tmp_path: Path, sides: tuple[Side, Side]) -> None:
