@@ -18,6 +18,8 @@ from fer_core.data import Faces
 from fer_core.notebook import Table, of_seeds, over_seeds, plain, sentence
 from fer_core.schema import Params, counted, listed
 
+LATE_FROM = 8  # epochs: of fewer, the late loss's variability is the spread of less than four changes
+
 
 def page(params: Params) -> Claim | Summary:
     """The claim that `params` state or, where they name no arms, the summary of all claims: the same methods.
@@ -113,7 +115,7 @@ class Claim:
         """Each run's value of the primary metric, and each arm's mean."""
         axes = plots.arm_values(claims.arm_table(self.runs, self.metric), self.metric)
         lead = "A dot is a run, a diamond the mean of an arm with its interval."
-        plots.show(axes, f"{lead} {plots.title(axes)}.", f"Of every run, {claims.source(self.metric)}")
+        plots.show(axes, f"{lead} {plots.title(axes)}.", f"{claims.source(self.metric)}, of every run")
 
     @functools.cached_property
     def judged(self) -> claims.Verdict:
@@ -142,8 +144,9 @@ class Claim:
         """The verdict, what was left out, and what to look for elsewhere."""
         cut = f"{self.cut} runs were cut by time_limit_minutes and are left out: run the page again to finish them"
         notes = [f" {note}." for note in (self.judged.note, cut * bool(self.cut)) if note]
-        look_for = f"\n\n**What to look for.** {self.params.look_for}" if self.params.look_for else ""
-        return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{look_for}")
+        told = {"What to keep in mind.": self.params.reading, "What to look for.": self.params.look_for}
+        further = "".join(f"\n\n**{lead}** {text}" for lead, text in told.items() if text)
+        return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{further}")
 
     def secondary(self) -> Table:
         """Further metrics of each arm, mean and interval over seeds, and of what the rule compares the differences, but
@@ -159,8 +162,13 @@ class Claim:
             plots.show(axes, f"Recall of each class by arm. {plots.title(axes)}.", "metrics.json: validation, classes")
         if len({wanted[0].split for wanted in self.wanted.values()}) > 1:
             display(exploration.torn_table(notebook.open_faces()))
-        metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", "gap", "clean_gap"]
-        metrics += ["late_loss_variability", "at_chance"]
+        if self.metric == "leak_flattery":
+            display(exploration.leaked_table(notebook.open_faces(), self._splits()))
+        rare = [f"recall_{_rarest(notebook.open_faces())}"] * (not self.metric.startswith("recall_"))
+        metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", *rare, "gap", "clean_gap"]
+        shortest = min(wanted[0].epochs for wanted in self.wanted.values())
+        metrics += ["late_loss_variability"] * (shortest >= LATE_FROM or self.metric == "late_loss_variability")
+        metrics += ["at_chance"]
         metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
         metrics += ["test_copies_accuracy"] * (self.metric == "leak_flattery")
         every = [run for runs in self.runs.values() for run in runs]
@@ -175,6 +183,14 @@ class Claim:
         display(table)
         rows = [(claims.words(name), *(self._difference(*pair, name) for pair in pairs)) for name in metrics]
         return Table.of(rows, ["difference", *(f"“{arm}” − “{against}”" for arm, against in pairs)])
+
+    def _splits(self) -> dict[str, data.Split]:
+        """Of each arm, its first seed's."""
+        first = {arm: wanted[0] for arm, wanted in self.wanted.items()}
+        return {
+            arm: data.make_split(notebook.open_faces(), p.split, p.train_fraction, p.split_seed, p.drop_leaked_copies)
+            for arm, p in first.items()
+        }
 
     def _pairs(self) -> list[tuple[str, str]]:
         """The arms that the rule compares, each pair once."""
@@ -199,6 +215,11 @@ class Claim:
         dead = {arm: sum(claims.metric_of(run, "at_chance") for run in found) for arm, found in runs.items()}
         told = [f"{dead[arm]:.0f} of {len(found)} in “{arm}”" for arm, found in runs.items()]
         return f"In arms that the rule does not name, at chance level: {listed(told)}" * bool(told)
+
+
+def _rarest(faces: Faces) -> str:
+    counts = np.bincount(faces.labels[faces.labels < len(faces.classes)], minlength=len(faces.classes))
+    return faces.classes[int(counts.argmin())]
 
 
 def _lowered(value: Any, stated: Any) -> str:
@@ -283,7 +304,8 @@ class Summary:
         first = [c.judged.conditions[0] if self._whole(c) else None for c in self.claims.values()]
         told = [claims.told_effect(outcome) if outcome else "no value" for outcome in first]
         thresholds = [outcome.threshold if outcome else math.nan for outcome in first]
-        axes = plots.claim_effects(self.table.assign(claim=short, told=told, threshold=thresholds))
+        others = [bool(outcome and claims.decided_by(c.judged)) for outcome, c in zip(first, self._all, strict=True)]
+        axes = plots.claim_effects(self.table.assign(claim=short, told=told, threshold=thresholds, by_another=others))
         plots.show(
             axes,
             f"The effect of each claim with its interval. {plots.title(axes)}.",

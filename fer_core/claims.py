@@ -269,13 +269,13 @@ def _fault(condition: Any, arms: list[str]) -> str | None:
 
 
 def describe(condition: Mapping[str, Any], metric: str, paired: bool = True) -> str:
-    """The condition in words: "gap of dropout below gap of batch_norm by more than 0.05 (paired over seeds, …)"."""
+    """The condition in words: "gap of “dropout” below gap of “batch_norm” by more than 0.05 (paired over seeds, …)"."""
     metric = condition.get("metric") or metric
     name, arm, direction, t = words(metric), condition["arm"], condition["direction"], float(condition["threshold"])
     share = metric == "at_chance"
     if condition.get("against") is None:
         how = "Wilson's 95 % interval" if share else "mean over seeds, 95 % interval"
-        return f"{name} of {arm} {direction} {t:g} ({how})"
+        return f"{name} of “{arm}” {direction} {t:g} ({how})"
     # Beyond the threshold on its own side of zero it is "by more than"; across zero the wording has to turn round.
     if t == 0:
         relation, amount = direction, ""
@@ -284,7 +284,7 @@ def describe(condition: Mapping[str, Any], metric: str, paired: bool = True) -> 
     else:
         relation, amount = f"not {'above' if t > 0 else 'below'}", f" by {abs(t):g} or more"
     how = "Newcombe's 95 % interval" if share else f"{'paired' if paired else 'unpaired'} over seeds, 95 % interval"
-    return f"{name} of {arm} {relation} {name} of {condition['against']}{amount} ({how})"
+    return f"{name} of “{arm}” {relation} {name} of “{condition['against']}”{amount} ({how})"
 
 
 def evaluate(

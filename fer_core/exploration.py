@@ -176,7 +176,36 @@ def torn_table(faces: Faces) -> Table:
             continue
         torn, n = data.torn_copies(faces, split), len(split.validation)
         rows.append((kind, f"{len(split.train):,}", f"{n:,}", f"{torn:,}", percent(torn / n)))
-    return Table.of(rows, ["split", "training", "validation", "of which have a copy in training", "share"])
+    columns = ["split, drawn with seed 0", "training", "validation", "of which have a copy in training", "share"]
+    return Table.of(rows, columns)
+
+
+def leaked_table(faces: Faces, splits: Mapping[str, data.Split]) -> Table:
+    """Where the copies of leaked test images went: only those that train a network can have been seen.
+
+    Parameters
+    ----------
+    faces : all images
+    splits : of each arm
+
+    Returns
+    -------
+    Table : a row an arm
+    """
+    rows = []
+    for arm, split in splits.items():
+        leaked = faces.copies[split.test[~split.leak_free]]
+        trained, validated = (np.isin(leaked, faces.copies[part]) for part in (split.train, split.validation))
+        counts = [
+            len(split.train),
+            len(leaked),
+            trained.sum(),
+            (validated & ~trained).sum(),
+            (~validated & ~trained).sum(),
+        ]
+        rows.append((arm, *(f"{n:,}" for n in counts)))
+    columns = ["arm", "training", "leaked test images", "with a copy in training", "in validation alone", "in neither"]
+    return Table.of(rows, columns)
 
 
 def finding(faces: Faces, audit: Mapping[str, int]) -> Markdown:

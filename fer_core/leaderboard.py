@@ -18,6 +18,7 @@ from fer_core import artifacts, schema
 from fer_core.schema import Params, counted, listed, percent
 
 CLAIMS_NOTEBOOK, FINAL_NOTEBOOK, BEYOND = "05_analysis", "06_final", "07_beyond/default"
+DEPTH = f"{CLAIMS_NOTEBOOK}/depth"
 NETWORKS = ("01_basic_cnn/default", "02_batch_norm/default", "03_dropout/default", "04_complex_cnn/default")
 # The original's test accuracies (STUDY, sections 2 and 4), on the images of PrivateTest.
 ORIGINAL = {"04_complex_cnn/default": 0.61, "06_final/rare_transforms": 0.627473}
@@ -137,7 +138,12 @@ def findings(
     """What the study found in at most four sentences: networks, test accuracies, copies, claims. As for `abstract`."""
     lines = headlines(results)
     planned = sum(map(is_claim, schema.page_names())) if claims_planned is None else claims_planned
-    found = [_networks(lines), _models(results, lines, fer2013), _copies(lines, fer2013), _verdicts(claims, planned)]
+    found = [
+        _networks(lines, claims),
+        _models(results, lines, fer2013),
+        _copies(lines, fer2013),
+        _verdicts(claims, planned),
+    ]
     return [sentence for sentence in found if sentence]
 
 
@@ -159,16 +165,20 @@ def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[R
     return text
 
 
-def _networks(lines: Sequence[Headline]) -> str:
+def _networks(lines: Sequence[Headline], claims: Sequence[Row]) -> str:
     known = [(line.validation, line) for line in lines if line.page in NETWORKS and line.validation is not None]
     if len(known) < 2:
         return ""
     known.sort(key=lambda found: -found[0])
     (best, first), rest = known[0], known[1:]
     others = listed([f"`{line.page}` ({percent(mean)})" for mean, line in rest])
-    which = f"{len(known)} networks" if len(known) == len(NETWORKS) else f"networks {len(known)} are trained, of which"
-    text = f"**Found:** of the original's {which} `{first.page}` is right on the most validation images, "
-    return text + f"{percent(best)} of them{_seeds(first)}; then {others}."
+    which = f"the {len(known)} networks built after the original's"
+    if len(known) < len(NETWORKS):
+        which = f"the networks built after the original's {len(known)} are trained, of which"
+    text = f"**Found:** of {which} `{first.page}` is right on the most validation images, "
+    text += f"{percent(best)} of them{_seeds(first)}; then {others}"
+    judged = [row["verdict"] for row in claims if row["page"] == DEPTH and first.page == NETWORKS[-1]]
+    return text + (f"; the claim that it is the best is {judged[0]} (`{DEPTH}`)." if judged else ".")
 
 
 def _seeds(line: Headline) -> str:
@@ -223,7 +233,7 @@ def _copies(lines: Sequence[Headline], fer2013: bool) -> str:
     if not any(gained):
         return ""
     mean = sum(gained) / len(gained) * 100
-    text = "With the test images that have an exact copy among those before them, accuracy is "
+    text = "Counting the test images that have an exact copy in Training or PublicTest, accuracy is "
     text += f"{abs(mean):.1f} points {'higher' if mean >= 0 else 'lower'} than without them"
     text += f", on average over {len(gained)} pages of models" * (len(gained) > 1)
     asked = "; how much of that is because they were seen, `05_analysis/leaked_copies` asks" * fer2013
@@ -419,7 +429,15 @@ def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
 
 def _mark(mark: Mark, x: str, top: int, y: int) -> tuple[str, str]:
     """A mark's line, from the top to its name at `y`, and the name."""
-    kind = "own" if mark.chosen == "the original" else "test" if "†" in mark.sign else "more" if mark.sign else "plain"
+    kind = (
+        "own"
+        if mark.chosen == "the original"
+        else "test"
+        if "†" in mark.sign
+        else "more"
+        if "+" in mark.sign
+        else "plain"
+    )
     text = f"{html.escape(mark.name)} {f'{mark.percent:.2f}'.rstrip('0').rstrip('.')}{mark.sign}"
     return (
         f'<line class="mark {kind}" x1="{x}" x2="{x}" y1="{top}" y2="{y - 4}"/>',
@@ -446,7 +464,7 @@ def _bars(line: Headline, y: int, x: Any) -> str:
 
 def marks(fer2013: bool) -> tuple[Mark, ...]:
     """The lines on the axis: the original's two figures and the literature's; none where the images are others."""
-    names = {"04_complex_cnn/default": "original, ComplexCNN", "06_final/rare_transforms": "original, last"}
+    names = {"04_complex_cnn/default": "original, ComplexCNN", "06_final/rare_transforms": "original, rare_transforms"}
     own = [Mark(names[page], round(share * 100, 2), "FER2013", "the original") for page, share in ORIGINAL.items()]
     return (*own, *LITERATURE) if fer2013 else ()
 

@@ -26,7 +26,7 @@ def machines(records: Iterable[Mapping[str, Any]]) -> str:
         where = record.get("gpu") or record.get("processor") or "unknown processor"
         kind = (str(record.get("device")), str(where), str(record.get("precision")), f"{record.get('threads')} thread")
         found.setdefault(kind, []).append(float(record.get("seconds", 0)))
-    lines = [f"{len(s)} runs, {sum(s) / 3600:.1f} hours: {', '.join(kind)}" for kind, s in sorted(found.items())]
+    lines = [f"{len(s)} runs, {sum(s) / 3600:.1f} core hours: {', '.join(kind)}" for kind, s in sorted(found.items())]
     return "; ".join(lines) or "nothing has been trained yet"
 
 

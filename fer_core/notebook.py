@@ -11,8 +11,9 @@ import base64
 import dataclasses
 import functools
 import io
+import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -766,8 +767,13 @@ def confident_mistakes(found: Answers, n: int = 16) -> Pictures:
     Pictures : surest first
     """
     rows = evaluation.most_confident_mistakes(found.predictions, n)
-    least = percent(rows["confidence"].min(), 0)
+    least = _bound(rows["confidence"].min(), math.floor)
     return _pictures(rows, f"The {len(rows)} surest mistakes are given at least {least}" if len(rows) else "No mistake")
+
+
+def _bound(share: float, towards: Callable[[float], int]) -> str:
+    """A share in words, rounded so that it stays a bound."""
+    return percent(towards(round(share * 1000, 6)) / 1000) if math.isfinite(share) else percent(None)
 
 
 def least_certain(found: Answers, n: int = 16) -> Pictures:
@@ -783,7 +789,7 @@ def least_certain(found: Answers, n: int = 16) -> Pictures:
     Pictures : least certain first
     """
     rows = evaluation.least_certain(found.predictions, n)
-    most = percent(rows["confidence"].max(), 0)
+    most = _bound(rows["confidence"].max(), math.ceil)
     return _pictures(rows, f"No class is given more than {most} on the {len(rows)} least certain images")
 
 
@@ -891,6 +897,9 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None, 
     elif len(runs) > 2:
         text += f"; its mean over {len(runs)} seeds is {over_seeds(runs, metric)} of the {m['n']:,}"
     text += f" (95 % intervals: over images{', and over seeds' * (len(runs) > 2)})"
+    if (gap := run.metrics.get("gap")) is not None:
+        text += f". Its training accuracy, as trained, lies {abs(gap) * 100:.1f} points "
+        text += f"{'above' if gap >= 0 else 'below'} that on validation images"
     if original is not None and found.split == "test" and data.is_fer2013(open_faces()):
         low, high = m["accuracy_low"], m["accuracy_high"]
         side = "below" if original < low else "above" if original > high else "within"

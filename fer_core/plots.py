@@ -940,7 +940,8 @@ def claim_effects(table: pd.DataFrame) -> Axes:
 
     Parameters
     ----------
-    table : claim, effect, low, high, verdict (claims.csv), threshold, and `told`, the effect in words
+    table : claim, effect, low, high, verdict (claims.csv), threshold, `told`, the effect in words, and `by_another`,
+        whether another condition of the rule decided
 
     Returns
     -------
@@ -950,20 +951,22 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     counts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in table["verdict"].value_counts().items()]
     _title(figure, f"Of {len(table)} claims " + ", ".join(counts))
     numbers = table[["effect", "low", "high", "threshold"]].astype(float).to_numpy()
-    words = zip(table["verdict"].astype(str), table["told"], numbers, strict=True)
-    for y, (verdict, told, (effect, low, high, threshold)) in enumerate(words):
+    words = zip(table["verdict"].astype(str), table["told"], table["by_another"], numbers, strict=True)
+    for y, (verdict, told, by_another, (effect, low, high, threshold)) in enumerate(words):
         span = max((abs(v) for v in (effect, low, high, threshold) if np.isfinite(v)), default=0) or 1.0
         colour = VERDICT_COLOURS.get(verdict, GREY)
         fill, marker = colour if colour != GREY else "white", "o" if verdict == SUPPORTED else "D"
         ax.plot([low / span, high / span], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
         ax.plot([threshold / span] * 2, [y - 0.22, y + 0.22], color=INK, linewidth=1)
         ax.plot(effect / span, y, marker, color=colour, markerfacecolor=fill, markersize=7)
-        ax.text(1.12, y, f"{verdict}\n{told}", va="center", color=colour, fontsize=9.5)
+        ax.text(1.12, y, f"{verdict}{' *' * by_another}\n{told}", va="center", color=colour, fontsize=9.5)
     ax.axvline(0, color=GREY, linewidth=1)
     _rows(
         ax,
         ["\n".join(textwrap.wrap(str(claim), 24)) for claim in table["claim"]],
-        "← lower   0   higher →\n(each row on its own scale; |: its threshold)",
+        "← lower   0   higher →\n(each row on its own scale; |: its threshold"
+        + "; *: another condition of the rule decided" * bool(table["by_another"].any())
+        + ")",
     )
     ax.set(xlim=(-1.08, 1.08), xticks=[])
     ax.spines[:].set_visible(False)

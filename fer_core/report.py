@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -648,22 +649,32 @@ def commands(page: str, settings: Settings, trains: bool = True) -> tuple[str, .
     return (f"make report {told}", *[f"make reproduce {told}"] * trains, "make lab")
 
 
-def tolerance(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """How far apart two trainings of one page may lie on machines of different kinds: accuracy by split, a fraction.
+def tolerance(run: Run, seeds: Sequence[Run] = ()) -> dict[str, float]:
+    """How far apart two trainings of one run are let lie on machines of different kinds: accuracy by split, a fraction.
 
-    Two networks that are equally good differ on n images by up to 1.96 sqrt(2 p (1 − p) / n) in 95 of 100 cases, if
-    their answers were independent; they are not, so this is wide.
+    There the last bits differ, and the training drifts apart until it is like another seed's: so it is let differ by
+    what two seeds differ by in 95 of 100 cases, 1.96 √2 times their standard deviation (from three seeds on), and by
+    no less than what two networks that are equally good would on other n images, 1.96 √(2 p (1 − p) / n).
     """
-    parts = {split: metrics[split] for split in ("validation", "test_official", "test_leak_free") if split in metrics}
-    return {
-        split: 1.96 * math.sqrt(2 * part["accuracy"] * (1 - part["accuracy"]) / part["n"])
-        for split, part in parts.items()
-    }
+    splits = [split for split in ("validation", "test_official", "test_leak_free") if split in run.metrics]
+    found: dict[str, float] = {}
+    for split in splits:
+        part, alike = run.metrics[split], [seed.metrics[split]["accuracy"] for seed in seeds if split in seed.metrics]
+        spread = statistics.stdev(alike) if len(alike) > 2 else 0.0
+        p = part["accuracy"]
+        found[split] = 1.96 * math.sqrt(2) * max(spread, math.sqrt(p * (1 - p) / part["n"]))
+    return found
 
 
-def _tolerance_words(run: Run | None, score_test: bool) -> str:
+def alike(runs: Sequence[Run]) -> list[Run]:
+    """The finished runs that differ from the first in their seed alone: not those of an ablation."""
+    first = runs[0].params if runs else None
+    return [run for run in runs if run.finished and first and run.params.replace(seed=first.seed) == first]
+
+
+def _tolerance_words(run: Run | None, runs: Sequence[Run], score_test: bool) -> str:
     """`tolerance` in words; nothing of the test where the page may not look at it."""
-    found = tolerance(run.metrics) if run and run.finished else {}
+    found = tolerance(run, alike(runs)) if run and run.finished else {}
     told = {name: points for name, points in found.items() if score_test or name == "validation"}
     return schema.listed([f"{points * 100:.1f} points ({name.replace('_', ' ')})" for name, points in told.items()])
 
@@ -764,7 +775,7 @@ def page_context(
         following=neighbours[1],
         files=files,
         commands=commands(page.name, settings, trains=own_run is not None),
-        tolerance=_tolerance_words(own_run, params.score_test),
+        tolerance=_tolerance_words(own_run, runs, params.score_test),
         compared=compared_in(params),
         asked=params.question,
         provenance={**made, **provenance(runs)},

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,14 @@ def first_page_difference(stood: str, fresh: str) -> str:
     return "" if len(was) == len(now) else f"{len(was)} lines against {len(now)}"
 
 
-def compare(stood: Run, fresh: Run) -> dict[str, Any]:
-    """{compared: bytes or tolerance, agrees, difference, kinds that differ, accuracies with their tolerance}."""
+def compare(stood: Run, fresh: Run, seeds: Sequence[Run] = ()) -> dict[str, Any]:
+    """{compared: bytes or tolerance, agrees, difference, kinds that differ, accuracies with their tolerance}.
+
+    `seeds` are the runs that stand of all the page's seeds: their spread is in the tolerance.
+    """
     was, now = kind(stood.provenance), kind(fresh.provenance)
     differs = [name for name in was if was[name] != now[name]]
-    allowed = report.tolerance(stood.metrics)
+    allowed = report.tolerance(stood, seeds)
     accuracies = {
         split: {
             "stood": stood.metrics[split]["accuracy"],
@@ -125,7 +128,7 @@ def reproduce(settings: Settings, name: str, jobs: int) -> int:
         fresh_settings = dataclasses.replace(settings, out=Path(scratch), afresh=True)
         _share_data(settings, fresh_settings)
         fresh, fresh_page = _train(fresh_settings, name, jobs)
-        found = compare(stood, fresh)
+        found = compare(stood, fresh, report.alike([run.found for run in page.results if run.found is not None]))
         found["html"] = _compare_pages(settings, page, fresh_page, found["compared"])
         found["agrees"] = found["agrees"] and not found["html"]["first_difference"]
         certificate = _certificate(name, stood, fresh, found)

@@ -136,6 +136,7 @@ class Params:
     # -- a claim's page
     claim: str = _is("", "claim", str, "the claim in a sentence")
     question: str = _is("", "claim", str, "what is asked, before the runs")
+    reading: str = _is("", "claim", str, "what to keep in mind when reading the verdict")
     look_for: str = _is("", "claim", str, "what its curves teach a reader to look for; shows the training loss too")
     arms: dict[str, Any] = _is({}, "claim", dict, "name: {page: base page, set: {what differs}}")
     metric: str = _is("validation_accuracy", "claim", str, "the primary metric")

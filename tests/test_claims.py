@@ -269,11 +269,11 @@ def test_sample_data_gives_the_effect_but_no_verdict():
 @pytest.mark.parametrize(
     ("direction", "threshold", "expected"),
     [
-        ("below", -0.05, "gap of a below gap of b by more than 0.05 (paired over seeds, 95 % interval)"),
-        ("above", 0.05, "gap of a above gap of b by more than 0.05 (paired over seeds, 95 % interval)"),
-        ("below", 0.05, "gap of a not above gap of b by 0.05 or more (paired over seeds, 95 % interval)"),
-        ("above", -0.05, "gap of a not below gap of b by 0.05 or more (paired over seeds, 95 % interval)"),
-        ("above", 0, "gap of a above gap of b (paired over seeds, 95 % interval)"),
+        ("below", -0.05, "gap of “a” below gap of “b” by more than 0.05 (paired over seeds, 95 % interval)"),
+        ("above", 0.05, "gap of “a” above gap of “b” by more than 0.05 (paired over seeds, 95 % interval)"),
+        ("below", 0.05, "gap of “a” not above gap of “b” by 0.05 or more (paired over seeds, 95 % interval)"),
+        ("above", -0.05, "gap of “a” not below gap of “b” by 0.05 or more (paired over seeds, 95 % interval)"),
+        ("above", 0, "gap of “a” above gap of “b” (paired over seeds, 95 % interval)"),
     ],
 )
 def test_rule_reads_as_a_sentence(direction, threshold, expected):
@@ -282,7 +282,7 @@ def test_rule_reads_as_a_sentence(direction, threshold, expected):
 
 def test_rule_about_one_arm_reads_as_a_sentence():
     rule = {"arm": "a", "direction": "below", "threshold": 0.1}
-    assert claims.describe(rule, "recall_disgust") == "disgust recall of a below 0.1 (mean over seeds, 95 % interval)"
+    assert claims.describe(rule, "recall_disgust") == "disgust recall of “a” below 0.1 (mean over seeds, 95 % interval)"
 
 
 @pytest.mark.parametrize(

@@ -404,10 +404,11 @@ def test_claim_effects_count_verdicts_and_tell_them_apart_by_shape_too():
     ]
     table = pd.DataFrame(rows, columns=["claim", "effect", "low", "high", "verdict"])
     told = ["40.0 % [10.0, 70.0]", "−2.0 points [−3.0, −1.0]", "no value"]
-    axes = plots.claim_effects(table.assign(told=told, threshold=[0.35, -0.01, np.nan]))
+    others = [False, False, True]
+    axes = plots.claim_effects(table.assign(told=told, threshold=[0.35, -0.01, np.nan], by_another=others))
     assert plots.title(axes) == "Of 3 claims 1 is supported, 1 is not supported, 1 is inconclusive"
     assert "not supported\n−2.0 points [−3.0, −1.0]" in texts(axes)
-    assert "inconclusive\nno value" in texts(axes)
+    assert "inconclusive *\nno value" in texts(axes)  # decided by another condition than the one drawn
     assert [line.get_marker() for line in axes.lines if line.get_marker() != "None"] == ["o", "D", "D"]
     ticks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2 and np.ptp(line.get_xdata()) == 0]
     assert ticks[:2] == pytest.approx([0.35 / 0.7, -0.01 / 0.03])  # each threshold on its row's own scale

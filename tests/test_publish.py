@@ -254,7 +254,7 @@ def test_a_difference_in_metrics_names_its_field(trained: Run, tmp_path: Path) -
 def test_on_another_processor_accuracies_must_agree_within_the_tolerance(trained: Run, tmp_path: Path) -> None:
     other = copy_of(trained, tmp_path / "other", processor="another one")
     metrics = json.loads(json.dumps(trained.metrics))
-    allowed = report.tolerance(metrics)["validation"]
+    allowed = report.tolerance(trained)["validation"]
     for off, agrees in ((0.9 * allowed, True), (1.1 * allowed, False)):
         metrics["validation"]["accuracy"] = trained.metrics["validation"]["accuracy"] - off
         write_json(other.folder / "metrics.json", metrics)
@@ -332,6 +332,16 @@ def test_published_study_is_within_its_bounds() -> None:
     files = [file for file in PUBLISHED.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= publish.ALL_BYTES
     assert max(file.stat().st_size for file in files if file.suffix == ".html") <= publish.PAGE_BYTES
+
+
+@committed
+def test_commits_that_published_pages_name_are_in_the_history() -> None:
+    if report.git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("the whole history is not here")
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PUBLISHED.rglob("*.html"))
+    named = set(re.findall(r"\b[0-9a-f]{40}\b", pages))
+    history = set(report.git("rev-list", "HEAD").split())
+    assert named and named <= history, f"not in the history: {named - history}"
 
 
 @committed

@@ -313,11 +313,17 @@ def test_text_from_data_is_escaped_wherever_it_comes_from() -> None:
 
 
 def test_page_says_how_far_another_machine_may_be_off() -> None:
-    metrics = {"validation": {"accuracy": 0.5, "n": 5000}, "test_official": {"accuracy": 0.6, "n": 3589}}
-    run = SimpleNamespace(finished=True, metrics=metrics)
-    words = report._tolerance_words(run, score_test=True)  # type: ignore[arg-type]
+    def run(seed: int, validation: float, dropout: float = 0.0) -> Any:
+        metrics = {"validation": {"accuracy": validation, "n": 5000}, "test_official": {"accuracy": 0.6, "n": 3589}}
+        return SimpleNamespace(finished=True, metrics=metrics, params=Params(seed=seed, dropout=dropout))
+
+    first, others = run(0, 0.5), [run(1, 0.51), run(2, 0.49)]
+    words = report._tolerance_words(first, [first], score_test=True)
     assert words == "2.0 points (validation) and 2.3 points (test official)"
-    assert "test" not in report._tolerance_words(run, score_test=False)  # type: ignore[arg-type]
+    assert "test" not in report._tolerance_words(first, [first], score_test=False)
+    # Where seeds lie further apart than other images would move it, that counts (1.96 √2 × 0.01); no ablation does.
+    spread = report._tolerance_words(first, [first, *others, run(0, 0.1, dropout=0.5)], score_test=True)
+    assert spread == "2.8 points (validation) and 2.3 points (test official)"
     assert words in report.plain(rendered(commands=("a", "b", "c"), tolerance=words))
 
 

@@ -280,6 +280,13 @@ def test_sanity_checks_pass_on_a_healthy_network_and_leave_the_bits_alone(faces:
     assert content(train(SMALL, faces, tmp_path / "b")) == content(plain)
 
 
+@pytest.mark.parametrize("fault", ["labels_out_of_step", "normalised_twice", "same_augmentation"])
+def test_one_batch_is_learned_by_heart_whatever_the_fault_of_the_dataset(faces: Faces, fault: str) -> None:
+    """As the page on such faults says: the usual check does not find them."""
+    rows = training.sanity_checks(SMALL.replace(initialisation="kaiming", data_fault=fault), faces)
+    assert next(row for row in rows if row["check"] == "one batch overfits")["ok"]
+
+
 def test_sanity_checks_find_a_layer_without_gradient(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
     build = networks.build
 
