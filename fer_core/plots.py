@@ -964,9 +964,8 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     _rows(
         ax,
         ["\n".join(textwrap.wrap(str(claim), 24)) for claim in table["claim"]],
-        "← lower   0   higher →\n(each row on its own scale; |: its threshold"
-        + "; *: another condition of the rule decided" * bool(table["by_another"].any())
-        + ")",
+        "← lower   0   higher →\n(each row on its own scale; |: its threshold)"
+        + "\n*: another condition of the rule decided" * bool(table["by_another"].any()),
     )
     ax.set(xlim=(-1.08, 1.08), xticks=[])
     ax.spines[:].set_visible(False)
