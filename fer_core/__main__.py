@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import shutil
 import signal
@@ -50,7 +52,11 @@ def _wandb_sync(options: argparse.Namespace) -> int:
 def _data(_: argparse.Namespace) -> int:
     import kagglehub
 
-    path = Path(kagglehub.dataset_download(KAGGLE_DATASET))
+    try:
+        path = Path(kagglehub.dataset_download(KAGGLE_DATASET))
+    except Exception as fault:  # of requests, of its own, of the disk: which of them is no contract of kagglehub's
+        why = f"{type(fault).__name__}: {fault}".splitlines()[0][:200]
+        raise FerError(f"{KAGGLE_DATASET} could not be downloaded ({why}): check the network, or say DATA=.") from fault
     settings = artifacts.settings()
     faces = data.open_faces(path, settings.store)
     print(f"{KAGGLE_DATASET} ({faces.source}): {faces.n:,} images, data hash {faces.data_hash}")
@@ -103,7 +109,7 @@ def _import(options: argparse.Namespace) -> int:
 
     if not options.source:
         raise FerError("which runs? FROM=another machine's OUT, or a folder that make publish made.")
-    return publish.import_runs(Path(options.source).expanduser().resolve(), artifacts.settings())
+    return publish.import_runs(artifacts.user_path(options.source).resolve(), artifacts.settings())
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -239,6 +245,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+ELSEWHERE = "say OUT=, a folder that can be written to"
+THE_DISKS_FAULT = {
+    errno.ENOSPC: "free some space, and run it again",
+    errno.EDQUOT: "free some space, and run it again",
+    errno.EACCES: ELSEWHERE,
+    errno.EPERM: ELSEWHERE,
+    errno.EROFS: ELSEWHERE,
+    errno.ENOTDIR: ELSEWHERE,
+}
+
+
 class Terminated(BaseException):
     """SIGTERM came: a cluster wants its machine back."""
 
@@ -249,6 +266,9 @@ def _terminate(*_: object) -> None:
 
 def main() -> int:
     options = _parser().parse_args()
+    for stream in (sys.stdout, sys.stderr):  # a pipe or a console that knows no "→" gets "?" for it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     for name in ("data", "name", "device", "jobs", "out", "set", "engine", "address", "gpus_per_run", "price"):
         if getattr(options, name, None):
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
@@ -274,12 +294,11 @@ def main() -> int:
         print("\nstopped; the next call goes on where this one stood.", file=sys.stderr)
         return 130
     except OSError as fault:
-        if fault.errno == 28:
-            print(
-                f"error: no space left on the device that holds {fault.filename or 'OUT'}: free some.", file=sys.stderr
-            )
-            return 2
-        raise
+        if fault.errno not in THE_DISKS_FAULT:
+            raise
+        remedy = THE_DISKS_FAULT[fault.errno]
+        print(f"error: {fault.filename or 'OUT'}: {os.strerror(fault.errno)}; {remedy}.", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

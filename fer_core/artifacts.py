@@ -129,6 +129,14 @@ class Settings:
         return None if self.afresh else self.ledger
 
 
+def user_path(words: str) -> Path:
+    """A path as a user gives it; raises ParameterError where `~name` is nobody."""
+    try:
+        return Path(words).expanduser()
+    except RuntimeError:
+        raise ParameterError(f"{words}: nobody here is called {words.split('/')[0][1:]}.") from None
+
+
 def settings() -> Settings:
     """From FER_DATA, FER_NAME, FER_DEVICE, FER_OUT and FER_SET; unset means the sample, auto, the repository
     (the current folder, where the package was installed without one).
@@ -146,9 +154,13 @@ def settings() -> Settings:
     device = os.environ.get("FER_DEVICE") or "auto"
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ParameterError(f"DEVICE is '{device}', expected auto, cpu, cuda or mps.")
+    if device == "mps":
+        raise ParameterError("DEVICE is 'mps', where torch lacks what the training needs (foreach clipping): take cpu.")
+    if device == "auto" and sys.platform == "darwin":
+        device = "cpu"  # else it would be mps
     here = ROOT if PACKAGE.parent == ROOT else Path.cwd()  # nothing is written to where packages are installed
-    out = Path(os.environ.get("FER_OUT") or here).expanduser().resolve()
-    path = Path(data).expanduser().resolve() if data else None
+    out = user_path(os.environ.get("FER_OUT") or str(here)).resolve()
+    path = user_path(data).resolve() if data else None
     if name == "fer2013" and data is None:
         raise ParameterError("NAME is 'fer2013' without its images, and drawn ones must not pass for them: add DATA=.")
     afresh = os.environ.get("FER_AFRESH", "") not in ("", "0")
@@ -279,7 +291,7 @@ class Run:
 
         file = self.folder / "predictions.parquet"
         if not file.exists():
-            raise FerError(f"Run {self.key} is here without its predictions: {self._remedy}.")
+            raise self.lacks("its predictions")
         found = pd.read_parquet(file)
         halves = [name for name in found.columns if found[name].dtype == "float16"]
         return found.astype(dict.fromkeys(halves, "float32"))
@@ -306,16 +318,15 @@ class Run:
                 write_json(path, {"of": mark, "code": code, "value": make()})
                 kept = read_json(path)
         elif kept.get("of") != mark:
-            why = f"is here without its weights, and {path.name} is not of this"
-            raise FerError(f"Run {self.key} {why}: {self._remedy}.")
+            raise self.lacks(f"its weights, and {path.name} is not of this")
         return kept["value"]
 
-    @property
-    def _remedy(self) -> str:
-        """How to get what a ledger lacks."""
+    def lacks(self, what: str) -> FerError:
+        """The error where a ledger or a folder lacks what a page needs, with how to get it."""
+        remedy = f"remove {self.folder.parent.name}/{self.folder.name} from the run store, and it is trained anew"
         if ROOT in self.folder.parents and "published" in self.folder.parts:
-            return "FER_AFRESH=1 trains it here"
-        return f"remove {self.folder.parent.name}/{self.folder.name} from the run store, and it is trained anew"
+            remedy = "FER_AFRESH=1 trains it here"
+        return FerError(f"Run {self.key} is here without {what}: {remedy}.")
 
     @property
     def selected_epoch(self) -> int:
@@ -324,6 +335,11 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.state in FINISHED
+
+    @property
+    def whole(self) -> bool:
+        """Whether what every page reads is there: a copied or synchronised folder may have lost files."""
+        return (self.folder / "history.csv").exists() and "validation" in self.metrics
 
     @property
     def scored(self) -> bool:
@@ -337,7 +353,7 @@ def run_folder(store: Path, key: str) -> Path:
 def find_run(params: Params, wanted: RunKey, store: Path, published: Path | None = None) -> Run | None:
     """The finished run, by its key; else an imported or published one of the same parameters and data, marked."""
     own = Run(wanted.key, params, run_folder(store, wanted.key))
-    if own.finished:
+    if own.finished and own.whole:
         return own
     for shelf in (store / "imported", published):
         folder = shelf / wanted.identity if shelf else None
@@ -347,6 +363,6 @@ def find_run(params: Params, wanted: RunKey, store: Path, published: Path | None
         ours = {"code": wanted.code, "device": wanted.device, "precision": wanted.precision, "threads": wanted.threads}
         differs = ", ".join(name for name, value in ours.items() if record.get(name) != value)
         found = Run(record.get("key", ""), params, folder, differs)
-        if found.finished:
+        if found.finished and found.whole:
             return found
     return None

@@ -115,23 +115,24 @@ class Plan:
     FerError: parameters or data at fault.
     """
 
-    def __init__(self, settings: Settings, names: Iterable[str] | None = None) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, names: Iterable[str] | None = None, ended: bool = False) -> None:
+        """`ended` after a build: no run that is missing now is still to come."""
+        self.settings, self.ended = settings, ended
         every = schema.page_names()
         loaded = {name: schema.load_page(name) for name in dict.fromkeys([*(names or []), *every])}
         self._check_set(loaded.values())
         self.data_hash = data.data_hash(settings.data, settings.store)
-        classes: tuple[str, ...] = schema.EMOTIONS
+        self.classes: tuple[str, ...] = schema.EMOTIONS
         self.fer2013, self.tested, self._images = False, True, 2_700
         if not settings.sample:
             faces = data.open_faces(settings.data, settings.store)
             data.make_split(faces)  # what cannot be split is told before anything starts
-            classes, self.fer2013, self.tested = faces.classes, data.is_fer2013(faces), faces.has_test_labels
+            self.classes, self.fer2013, self.tested = faces.classes, data.is_fer2013(faces), faces.has_test_labels
             self._images = int((faces.usage != data.PRIVATE).sum())
         self.own = {} if self.fer2013 or settings.sample else {"own": True}  # an input of every page
         resolved = {name: schema.resolve_page(loaded[name], settings.sample, settings.set_values) for name in every}
         self.elsewhere = {
-            name: params for name, params in resolved.items() if not schema.applies(params, classes)
+            name: params for name, params in resolved.items() if not schema.applies(params, self.classes)
         }  # pages that ask about FER2013's emotions
         every = [name for name in every if name not in self.elsewhere]
         wanted = list(dict.fromkeys(names)) if names is not None else every
@@ -152,7 +153,14 @@ class Plan:
         schema.check(self.settings.set_values, "SET", known)
 
     def _plan_page(self, page: Page, params: Params, every: list[str]) -> PagePlan:
-        wanted = schema.page_runs(page, params, self.settings.sample, self.settings.set_values)
+        try:
+            wanted = schema.page_runs(page, params, self.settings.sample, self.settings.set_values)
+            if params.arms:
+                from fer_core import claims
+
+                claims.check_rule(params.rule, params.arms, params.metric, self.classes)
+        except ParameterError as fault:
+            raise ParameterError(f"params/{page.name}.yaml: {fault}") from fault
         arms = {arm: [self._want(run) for run in runs] for arm, runs in wanted.items()}
         place = every.index(page.name)
         before = every[place - 1] if place else None
@@ -174,11 +182,18 @@ class Plan:
         } | self.own
         if params.arms and self.settings.set_values:  # else it stands among the page's own parameters
             inputs["set"] = dict(self.settings.set_values)
+        bases = {arm["page"] for arm in params.arms.values() if not arm.get("set")}
+        if bases:  # whether these score the test themselves decides whether the claim's page may show it
+            inputs["bases"] = {name: self._scoring(name) for name in sorted(bases)}
         return PagePlan(page, params, arms, json.loads(json.dumps(inputs)), (before, after))
+
+    def _scoring(self, name: str) -> list[Any]:
+        params = schema.resolve_page(schema.load_page(name), self.settings.sample, self.settings.set_values)
+        return [params.score_test, list(params.seeds)]
 
     def _claims(self) -> dict[str, str]:
         """What the summary is made of: each claim's inputs, and which of its runs will not be there yet after this."""
-        coming = {run.key for page in self.chosen for run in page.runs}
+        coming = set() if self.ended else {run.key for page in self.chosen for run in page.runs}
         found = {}
         for page in filter(lambda page: page.params.arms, self.pages.values()):
             owed = sorted(run.key for run in page.runs if run.found is None and run.key not in coming)
@@ -208,6 +223,8 @@ class Plan:
             reasons = [trained]
         if not reasons and digest(html.read_bytes()) != stood["html"]:
             reasons = ["its HTML was changed by hand"]
+        if not reasons and (gone := [name for name in stood.get("files", ()) if not (folder / name).exists()]):
+            reasons = [f"{gone[0]} is gone"]
         return reasons
 
     @property
@@ -354,9 +371,7 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
         message = {
             "kind": "page",
             "name": page.name,
-            "report_key": page.report_key,
             "inputs": page.inputs,
-            "neighbours": page.neighbours,
         }
         own = page.own if page.own and provider.get(page.own.key) == page.name else None
         seconds = 8.0 + (plan.seconds(own) if own else 0.0)
@@ -484,12 +499,11 @@ def perform(
     try:
         if message["kind"] == "page":
             return _make_page(message, settings, zygote)
-        from fer_core import training, watch
+        from fer_core import watch
 
         params = schema.resolve(schema.check(message["params"], "run"), sample=False)
         faces = faces or data.open_faces(settings.data, settings.store)
-        on_epoch = watch.watching(params, settings, faces)
-        run = training.train_or_load(params, settings, faces, on_epoch, params.time_limit_minutes, stop.is_set)
+        run = watch.train_or_load(params, settings, faces, None, params.time_limit_minutes, stop.is_set)
         state = run.state if run.state != "missing" else "cut"  # by its time limit, before the first epoch's end
         return {"state": state, "key": run.key}
     except FerError as fault:
@@ -512,9 +526,11 @@ def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygo
         Run(run.key, run.params, run_folder(settings.store, run.key)) if run.found is None else run.found
         for run in drawn_on(plan, page.name)
     ]
-    own = runs[0] if plan.pages[page.name].own else None
-    told = message["report_key"], message["inputs"], tuple(message["neighbours"])
-    failure = report.make_page(page, params, settings, runs, own, *told, zygote)
+    made = plan.pages[page.name]
+    own = runs[0] if made.own else None
+    # Code and parameters as they were planned; which runs stand in or are owed, as it is by now: one may have failed.
+    inputs = message["inputs"] | {name: made.inputs[name] for name in ("stand_ins", "claims") if name in made.inputs}
+    failure = report.make_page(page, params, settings, runs, own, inputs, made.neighbours, zygote)
     if failure:
         return {"error": str(failure)}
     record = read_json(own.folder / "run.json") or {} if own else {}
@@ -937,7 +953,7 @@ def build(
     engine = connect(settings) if connect and plan.missing_runs() else None
     work = Build(plan, jobs, engine=engine)
     work.run()
-    after = Plan(settings, names)
+    after = Plan(settings, names, ended=True)
     write_tables(after, work.failures)
     if not work.cut:
         left = [page for page in after.chosen if page.reasons and page.name not in work.failures]

@@ -233,16 +233,23 @@ def arm_interval(values: Iterable[float], metric: str) -> Interval:
     return Interval(sum(values) / len(values), *wilson(round(sum(values)), len(values)), len(values))
 
 
-def check_rule(rule: Any, arms: Iterable[str], metric: str) -> None:
-    """Raise ParameterError, one sentence, where a rule could not be evaluated on these arms."""
+def check_rule(rule: Any, arms: Iterable[str], metric: str, classes: Sequence[str] | None = None) -> None:
+    """Raise ParameterError, one sentence, where a rule could not be evaluated on these arms (and of these classes)."""
     names = list(arms)
-    words(metric)
+    _check_metric(metric, classes)
     if not isinstance(rule, list | tuple) or not rule:
         raise ParameterError(f"rule: expected a list of at least one condition, got {rule!r}.")
     for number, condition in enumerate(rule, 1):
         if fault := _fault(condition, names):
             raise ParameterError(f"rule, condition {number}: {fault}{'' if fault.endswith('?') else '.'}")
-        words(condition.get("metric") or metric)
+        _check_metric(condition.get("metric") or metric, classes)
+
+
+def _check_metric(metric: str, classes: Sequence[str] | None) -> None:
+    words(metric)
+    name = metric.removeprefix("recall_")
+    if classes is not None and name != metric and name not in classes:
+        raise ParameterError(f"metric {metric!r}: no class is called {name!r}, expected one of {', '.join(classes)}.")
 
 
 def _fault(condition: Any, arms: list[str]) -> str | None:

@@ -191,7 +191,10 @@ def _identify(path: Path | None, store: Path) -> tuple[Path, Path, list[int]]:
     if path is None:
         path = store / "data" / f"sample-{code_fingerprint('sample.py')}" / "fer2013.csv"
         if not path.exists():
-            sample.write(path)
+            try:
+                sample.write(path)
+            except OSError as error:
+                raise DataError(f"OUT cannot hold the drawn sample: {path}: {error.strerror}; say OUT=.") from error
     path = Path(path).expanduser().resolve()
     memo = store / "data" / "memo" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
     try:

@@ -38,13 +38,17 @@ IMPORTED = (
 TORCH = ("fer_core.training", "fer_core.explain")  # for pages that train, score or explain
 
 
+# In bytes; with "/kernel.json-ipc-5" after it: a socket's path may have 103 on macOS, 107 on Linux.
+LONGEST_FOLDER = 85
+
+
 def manager(environment: dict[str, str], folder: Path, zygote: Zygote | None = None, torch: bool = True) -> type:
     """The kernel manager class that papermill is to use for one page.
 
     Parameters
     ----------
     environment : all that the kernel sees of it
-    folder : where its sockets lie: no port for two kernels to race for
+    folder : where its sockets lie, so that no two kernels race for a port; ports, where its path is too long for that
     zygote : what to fork the kernel from; `torch` says whether with torch imported
     """
     from jupyter_client import manager
@@ -56,8 +60,9 @@ def manager(environment: dict[str, str], folder: Path, zygote: Zygote | None = N
         """A kernel of this very interpreter, whatever kernels the user has installed."""
 
         def __init__(self, **options: Any) -> None:
-            if sys.platform != "win32":
-                options |= {"transport": "ipc", "connection_file": str(folder / "kernel.json")}
+            options |= {"connection_file": str(folder / "kernel.json")}
+            if sys.platform != "win32" and len(os.fsencode(folder)) <= LONGEST_FOLDER:
+                options |= {"transport": "ipc"}
             super().__init__(**options)
 
         @property

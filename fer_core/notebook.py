@@ -370,12 +370,11 @@ class Log:
         found = finished(params)
         if found is not None:
             return found
-        from fer_core import training, watch
+        from fer_core import watch
 
         self.rows = []
         limit, faces = params.time_limit_minutes, open_faces()
-        on_epoch = watch.watching(params, settings(), faces, lambda row: self.epoch(row, what))
-        run = training.train_or_load(params, settings(), faces, on_epoch, limit)
+        run = watch.train_or_load(params, settings(), faces, lambda row: self.epoch(row, what), limit)
         if not run.metrics:
             raise FerError("time_limit_minutes ended before the first epoch did: allow more.")
         return run
@@ -410,6 +409,8 @@ def scored(run: Run) -> Run:
     """
     if run.scored:
         return run
+    if not (run.folder / "model.safetensors").exists():
+        raise run.lacks("its weights, and its test images are not scored yet")
     from fer_core import training
 
     return training.score_test(run, open_faces())

@@ -78,8 +78,11 @@ def find(paths: Sequence[Path]) -> tuple[list[Picture], int]:
         names = ", ".join(path.name or str(path) for path in paths)
         raise DataError(f"IMAGES: no picture in {names} ({left_out:,} other files): give pictures or their folder.")
     roots = [path.resolve() if path.is_dir() else path.resolve().parent for path in paths]
-    base = Path(os.path.commonpath(roots))
-    return [Picture(shown(file.relative_to(base)), file) for file in found], left_out
+    try:
+        base: Path | None = Path(os.path.commonpath(roots))
+    except ValueError:  # on two drives of Windows
+        base = None
+    return [Picture(shown(file.relative_to(base) if base else file), file) for file in found], left_out
 
 
 def _below(folder: Path) -> list[Path]:
@@ -228,11 +231,11 @@ def find_faces(image: np.ndarray) -> list[Box]:
     import cv2
 
     scale = min(1.0, DETECTION_SIDE / max(image.shape[:2]))
+    if min(image.shape[:2]) * scale < SMALLEST_FACE:
+        return []
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if scale < 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    if min(grey.shape) < SMALLEST_FACE:
-        return []
     found = _boxes(grey, "frontalface_alt2") or _boxes(cv2.equalizeHist(grey), "frontalface_alt2")
     if not found:
         found = [box for degrees in TURNS for box in _turned_boxes(grey, degrees)]

@@ -21,7 +21,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from fer_core import build, data, devices, evaluation, explain, networks, pictures, plots, report, schema, training
+from fer_core import (
+    artifacts,
+    build,
+    data,
+    devices,
+    evaluation,
+    explain,
+    networks,
+    pictures,
+    plots,
+    report,
+    schema,
+    training,
+)
 from fer_core.artifacts import Run, Settings, csv_bytes, read_json, write_bytes, write_json
 from fer_core.data import Faces
 from fer_core.pictures import Box, Picture
@@ -169,7 +182,7 @@ def chosen_network(words: str, settings: Settings) -> Model:
     """
     if not words:
         return published_network()
-    folder = Path(words).expanduser()
+    folder = artifacts.user_path(words)
     if (folder / "model.json").exists():
         return published_network(folder)
     if folder.is_dir():
@@ -523,7 +536,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for word in words:
         for part in [word] if _exists(word) else _parted(word):
-            path = Path(part).expanduser()
+            path = artifacts.user_path(part)
             whole = path.relative_to(path.anchor).as_posix()  # a pattern must be relative
             paths += [path] if _exists(part) else sorted(Path(path.anchor).glob(whole)) or [path]
     return paths
@@ -531,7 +544,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
 
 def _exists(word: str) -> bool:
     try:
-        return Path(word).expanduser().exists()
+        return artifacts.user_path(word).exists()
     except OSError:  # too long to be a name
         return False
 

@@ -16,9 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, build, leaderboard, limits, report, reproduce
+from fer_core import artifacts, build, devices, leaderboard, limits, report, reproduce
 from fer_core.artifacts import Run, Settings, digest, read_json, write_bytes, write_json
-from fer_core.schema import ROOT, FerError
+from fer_core.schema import DEFAULTS, PACKAGE, ROOT, FerError, Params
 
 PAGE_BYTES = 300_000
 ALL_BYTES = 15_000_000
@@ -58,6 +58,8 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
     run.json gains `sha256`: of the run's files as they were trained, which `make reproduce` compares with.
     """
     folder = shelf / identity
+    if (read_json(folder / "run.json") or {}).get("key") not in (None, run.key):
+        shutil.rmtree(folder)  # another training stood there: nothing of it may lie beside this one
     record = report.without_machine(run.provenance)
     trained = "sha256" not in record  # else it came from a ledger itself: nothing here is as it was trained
     if trained:
@@ -283,16 +285,18 @@ def import_runs(source: Path, settings: Settings) -> int:
     records = sorted(source.rglob("run.json")) if source.is_dir() else []
     shelf = settings.store / "imported"
     data_hash = build.data.data_hash(settings.data, settings.store)
-    taken, refused = 0, []
-    seen: set[str] = set()
+    refused = []
+    offered: dict[str, list[Path]] = {}
     for path in records:
         record = read_json(path)
         why = _fault(path.parent, record, data_hash)
         if why:
             refused.append(f"{path.parent.relative_to(source)}: {why}")
-        elif record["identity"] not in seen:
-            seen.add(record["identity"])
-            taken += _take(path.parent, shelf / record["identity"])
+        else:
+            offered.setdefault(record["identity"], []).append(path.parent)
+    seen, here = offered.keys(), devices.resolve(DEFAULTS, settings.device)
+    best = {identity: max(folders, key=lambda folder: _fit(folder, *here)) for identity, folders in offered.items()}
+    taken = sum(_take(folder, shelf / identity, *here) for identity, folder in best.items())
     for line in refused:
         print(f"not taken: {line}")
     if not records:
@@ -328,11 +332,30 @@ def _fault(folder: Path, record: Any, data_hash: str) -> str:
     return ""
 
 
-def _take(folder: Path, target: Path) -> bool:
-    """Copy a run's files, run.json last; True unless a run with at least as many files is here already."""
-    names = [name for name in (*report.COPIED, *artifacts.DERIVED_FILES) if (folder / name).exists()]
-    if (target / "run.json").exists() and sum((target / name).exists() for name in names) == len(names):
-        return False
+def _files(folder: Path) -> list[str]:
+    return [name for name in (*report.COPIED, *artifacts.DERIVED_FILES) if (folder / name).exists()]
+
+
+def _fit(folder: Path, params: Params, device: str) -> tuple[int, int]:
+    """How near a training of the same parameters is to one made here (code, device, precision), and how whole."""
+    record = read_json(folder / "run.json") or {}
+    network = (record.get("parameters") or {}).get("network", DEFAULTS.network)
+    alike = [record.get("device") == device, record.get("precision") == params.precision]
+    if (PACKAGE / "networks" / f"{network}.py").exists():
+        alike.append(record.get("code") == artifacts.training_fingerprint(network))
+    return sum(alike), len(_files(folder))
+
+
+def _take(folder: Path, target: Path, params: Params, device: str) -> bool:
+    """Copy a run's files, run.json last; False where what is here is as good. Files of two trainings are not mixed."""
+    stood, new = (read_json(place / "run.json") or {} for place in (target, folder))
+    names = _files(folder)
+    if stood and stood.get("key") == new.get("key"):
+        names = [name for name in names if not (target / name).exists()]
+    elif stood and _fit(target, params, device) >= _fit(folder, params, device):
+        names = []
+    else:
+        shutil.rmtree(target, ignore_errors=True)
     for name in sorted(names, key=lambda name: name == "run.json"):
         write_bytes(target / name, (folder / name).read_bytes())
-    return True
+    return bool(names)

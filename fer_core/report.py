@@ -56,7 +56,7 @@ COMPARED = (
 # What a kernel may see of the environment. Whatever else there is may be a secret.
 KEPT = re.compile(
     "PATH|HOME|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|TEMP|TMP|VIRTUAL_ENV|CONDA_PREFIX|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|"
-    "CUDA_HOME|CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|MKL_NUM_THREADS|OPENBLAS_.*|PYTHONPATH|PYTHONHASHSEED|"
+    "CUDA_HOME|CUDA_VISIBLE_DEVICES|CUBLAS_WORKSPACE_CONFIG|OMP_NUM_THREADS|MKL_NUM_THREADS|OPENBLAS_.*|PYTHONPATH|PYTHONHASHSEED|"
     "PYTHONDONTWRITEBYTECODE|NETRC|WANDB_MODE|WANDB_PROJECT|WANDB_ENTITY|WANDB_BASE_URL|SYSTEMROOT|SYSTEMDRIVE|WINDIR|"
     "COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|PROGRAMDATA|USERPROFILE|NUMBER_OF_PROCESSORS"
 )
@@ -148,7 +148,7 @@ def kernel_environment(page: str, settings: Settings) -> dict[str, str]:
     }
 
 
-def _failure(notebook: Any, error: str, message: str) -> Failure:
+def _failure(notebook: Any, error: str, message: str, settings: Settings) -> Failure:
     """At the cell that raised, or at the last that was started: only that much can be read from the metadata."""
     code = [c for c in notebook.cells if c.cell_type == "code"]
     raised = [c for c in code if any(o.output_type == "error" for o in c.outputs)]
@@ -157,7 +157,7 @@ def _failure(notebook: Any, error: str, message: str) -> Failure:
     lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
     words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())
     words = NO_SPACE if "[Errno 28]" in words else words
-    return Failure(code.index(cell) + 1, lines[0][:100] if lines else "", error, hide_paths(words)[:500])
+    return Failure(code.index(cell) + 1, lines[0][:100] if lines else "", error, hide_paths(words, settings)[:500])
 
 
 def execute(
@@ -212,7 +212,7 @@ def execute(
             # papermill takes sys.exit() for success, though the cells below it never ran
             failed = ("SystemExit", "the cell ended the notebook before its last cell")
         partial.replace(target)
-        return _failure(notebook, *failed) if failed else None
+        return _failure(notebook, *failed, settings) if failed else None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -330,6 +330,13 @@ def figure_files(notebook: Any) -> dict[str, bytes]:
     return {name: _fer(output)["data"]["csv"].encode() for output, name in _figures(notebook)}
 
 
+PICTURE = re.compile(  # in HTML or Markdown, whatever it shows
+    r"!\[[^\]]*\]\(\s*<?data:[^)]*\)|<svg\b.*?</svg>|<(img|svg|image|canvas|object|embed|iframe|picture|video)\b[^>]*>|"
+    r"data:image[^\s)\"'>]*",
+    re.I | re.S,
+)
+
+
 def withhold_faces(notebook: Any) -> Any:
     """A copy in which no single face can be seen: FER2013 may not be redistributed.
 
@@ -346,6 +353,8 @@ def withhold_faces(notebook: Any) -> Any:
     for cell in notebook.cells:
         if cell.pop("attachments", None):
             cell.source = re.sub(r"!\[([^\]]*)\]\(attachment:[^)]*\)", r"*(a picture is withheld: \1)*", cell.source)
+        if cell.cell_type == "markdown":
+            cell.source = PICTURE.sub("*(a picture is withheld)*", cell.source)
         if cell.cell_type == "code":
             cell.outputs = [_withheld(o) for o in cell.outputs if not _fer(o).get("beside_faces")]
     return notebook
@@ -357,7 +366,7 @@ def _withheld(output: Any) -> Any:
         return output
     harmless = _fer(output).get("faces") is False and set(data) <= {"image/png", "text/plain"}
     pictures = [k for k in data if k not in ("text/plain", "text/html", "text/markdown", STAND_IN)]
-    drawn = re.search(r"<(img|svg|image|canvas|object|embed|iframe)\b|data:image", "".join(data.get("text/html", "")))
+    drawn = any(PICTURE.search("".join(data.get(kind, ""))) for kind in ("text/html", "text/markdown"))
     if harmless or not (pictures or drawn):
         return output
     import nbformat
@@ -791,7 +800,6 @@ def make_page(
     settings: Settings,
     run_folders: Sequence[Run],
     own_run: Run | None,
-    report_key: str,
     inputs: Mapping[str, Any],
     neighbours: tuple[str | None, str | None],
     zygote: kernels.Zygote | None = None,
@@ -802,11 +810,29 @@ def make_page(
     ----------
     run_folders : all runs the page draws on
     own_run : the one that its notebook trains, whose artifacts are the page's
-    inputs : what the report key was made of, kept so that `make plan` can say why a page is stale
+    inputs : what the report key is made of, kept so that `make plan` can say why a page is stale
     """
-    import nbformat
+    from filelock import FileLock
 
     work = settings.store / "work" / settings.name / page.name
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(work.with_name(f"{work.name}.lock")):  # two commands at once make it one after the other
+        return _make_page(page, params, settings, run_folders, own_run, inputs, neighbours, zygote, work)
+
+
+def _make_page(
+    page: Page,
+    params: Params,
+    settings: Settings,
+    run_folders: Sequence[Run],
+    own_run: Run | None,
+    inputs: Mapping[str, Any],
+    neighbours: tuple[str | None, str | None],
+    zygote: kernels.Zygote | None,
+    work: Path,
+) -> Failure | None:
+    import nbformat
+
     shutil.rmtree(work, ignore_errors=True)
     failure = execute(page, page.values, work / "notebook.ipynb", settings, zygote)
     notebook = clean(nbformat.read(work / "notebook.ipynb", 4), settings)
@@ -814,7 +840,7 @@ def make_page(
     if own_run and not failure and own_run.state == "missing":
         # Code or data changed while it ran: what the notebook trained is not what this page was planned with.
         why = f"the notebook ran, but not the run {own_run.key} that was planned: run it again"
-        failure = _failure(notebook, "RunMissing", why)
+        failure = _failure(notebook, "RunMissing", why, settings)
 
     figures = {} if failure else figure_files(notebook)
     files = ("notebook.ipynb", *(_copied(own_run, params.score_test) if own_run else ()), *figures)
@@ -829,7 +855,7 @@ def make_page(
     (folder / "page.json").unlink(missing_ok=True)
     if own_run:
         _copy_run(own_run, folder, params.score_test)
-    told = {"report_key": report_key, "inputs": dict(inputs), "made": made}
+    told = {"report_key": artifacts.digest(inputs), "inputs": dict(inputs), "made": made}
     put(notebook, context, rendered, folder, figures, told)
     return None
 
@@ -853,7 +879,7 @@ def put(
     page_file(folder, ".failed.html").unlink(missing_ok=True)
     finding = plain(markdown(finding_markdown(notebook)))
     record = {"name": context.name, "title": context.title, "finding": finding, "html": artifacts.digest(rendered)}
-    artifacts.write_json(folder / "page.json", {**record, **told})
+    artifacts.write_json(folder / "page.json", {**record, "files": context.files, **told})
 
 
 # --------------------------------------------------------------------------------------------------------------- index

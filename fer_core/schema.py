@@ -403,7 +403,10 @@ def read_notebook(notebook: str) -> dict[str, Any]:
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     if not path.exists():
         raise ParameterError(f"notebooks/{notebook}.ipynb is missing: a page's folder is named after its notebook.")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise ParameterError(f"notebooks/{notebook}.ipynb is no notebook any more: {fault}.") from fault
     return {**found, "cells": [c for c in found["cells"] if BOOTSTRAP not in c.get("metadata", {}).get("tags", [])]}
 
 
@@ -416,7 +419,10 @@ def notebook_defaults(notebook: str) -> dict[str, Any]:
     for cell in read_notebook(notebook)["cells"]:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             source = cell["source"]
-            tree = ast.parse(source if isinstance(source, str) else "".join(source))
+            try:
+                tree = ast.parse(source if isinstance(source, str) else "".join(source))
+            except SyntaxError as fault:
+                raise ParameterError(f"{where}: the parameters cell is no Python: {fault.msg}.") from fault
             break
     else:
         raise ParameterError(f"{where}: no cell tagged `parameters`.")
@@ -429,7 +435,11 @@ def notebook_defaults(notebook: str) -> dict[str, Any]:
             target, value = line.target, line.value
         if not isinstance(line, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name) or value is None:
             raise ParameterError(f"{where}: the parameters cell holds more than `name = literal`.")
-        values[target.id] = ast.literal_eval(value)
+        try:
+            values[target.id] = ast.literal_eval(value)
+        except ValueError as fault:
+            told = f"`{target.id} = {ast.unparse(value)}` is no literal"
+            raise ParameterError(f"{where}: {told}, which papermill could replace: write its value.") from fault
     return check(values, where)
 
 
@@ -481,10 +491,10 @@ def arm_params(
     arm: Mapping[str, Any], seeds: Iterable[int], sample: bool, set_values: Mapping[str, Any] | None = None
 ) -> list[Params]:
     """The runs of one arm of a claim: its base page with what the arm sets, a seed each."""
-    unknown = set(arm) - {"page", "set"}
-    if unknown or "page" not in arm:
-        raise ParameterError(f"an arm is {{page: …, set: {{…}}}}, found {dict(arm)}.")
-    page = load_page(arm["page"])
+    sound = isinstance(arm, Mapping) and "page" in arm and set(arm) <= {"page", "set"}
+    if not sound or not isinstance(arm.get("set") or {}, Mapping):
+        raise ParameterError(f"an arm is {{page: …, set: {{…}}}}, found {arm!r}.")
+    page = load_page(str(arm["page"]))
     changes = check(arm.get("set") or {}, f"arm of {arm['page']}", notebook_parameters(page.notebook))
     params = resolve_page(Page(page.name, page.values | changes), sample, set_values)
     return [dataclasses.replace(params, seed=seed) for seed in seeds]
@@ -506,6 +516,8 @@ def ablation_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | 
     without = {f"without {name}": changes for name, changes in params.ablation.items()}
     for name, changes in ({WHOLE: {}} | without).items():
         own = [parameter for parameter, spec in SPECS.items() if spec.group in RUN_GROUPS]
+        if not isinstance(changes, Mapping):
+            raise ParameterError(f"ablation, {name}: expected {{parameter: value}}, found {changes!r}.")
         changed = dataclasses.replace(params, **check(changes, f"ablation, {name}", own))
         changed = dataclasses.replace(changed, seed=params.seeds[0], epochs=min(params.epochs, params.ablation_epochs))
         changed = dataclasses.replace(_lower(changed) if sample else changed, **(set_values or {}))

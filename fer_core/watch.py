@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import pandas as pd
 import torch
 
 from fer_core import artifacts, data, devices, networks, training
-from fer_core.artifacts import Settings, run_folder, run_key
+from fer_core.artifacts import Run, Settings, run_folder, run_key
 from fer_core.data import Faces
-from fer_core.schema import Params
+from fer_core.schema import FerError, Params
 from fer_core.training import OnEpoch
 
 FILE = artifacts.WATCHED_FILE
@@ -39,6 +40,34 @@ def checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(io.BytesIO(stored[32:]), map_location="cpu", weights_only=True)
     return state
+
+
+def train_or_load(
+    params: Params,
+    settings: Settings,
+    faces: Faces,
+    on_epoch: OnEpoch | None = None,
+    time_limit_minutes: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """`training.train_or_load`, watched. A run that has lost files is trained anew.
+
+    Raises
+    ------
+    Stopped, FerError: as there; and where there is a GPU that this torch cannot compute on.
+    """
+    resolved, device = devices.resolve(params, settings.device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FerError(
+            f"An NVIDIA driver is here, but torch {torch.__version__} cannot compute on it: use DEVICE=cpu, or a torch "
+            "that was built for the driver's CUDA."
+        )
+    folder = place(params, settings, faces.data_hash)
+    run = Run(folder.name, resolved, folder)
+    if run.finished and not run.whole:
+        (folder / "run.json").unlink()
+    heard = watching(params, settings, faces, on_epoch)
+    return training.train_or_load(params, settings, faces, heard, time_limit_minutes, stop)
 
 
 def watching(params: Params, settings: Settings, faces: Faces, on_epoch: OnEpoch | None = None) -> OnEpoch:

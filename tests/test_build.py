@@ -230,12 +230,16 @@ def test_reworded_reasons_are_shown_without_training(tree: Path) -> None:
         (("plan",), {"FER_NAME": "published"}, "reserved"),
         (("plan",), {"FER_NAME": "fer2013"}, "add DATA="),
         (("plan",), {"FER_DEVICE": "gpu"}, "expected auto, cpu, cuda or mps"),
+        (("plan",), {"FER_DEVICE": "mps"}, "take cpu"),
+        (("plan",), {"FER_OUT": "~nobody-of-this-name/out"}, "nobody here is called nobody-of-this-name"),
+        (("plan",), {"FER_OUT": "README-or-any-file"}, "OUT cannot hold the drawn sample"),
         (("plan",), {"FER_JOBS": "two"}, "JOBS is 'two'"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_no_traceback(
     built: Any, words: tuple[str, ...], env: dict[str, str], sentence: str
 ) -> None:
+    (built[0] / "README-or-any-file").touch()
     done = command(built[0], *words, **env)
     assert done.returncode == 2
     assert sentence in done.stderr
@@ -306,7 +310,7 @@ def test_a_page_whose_own_run_was_cut_by_its_limit_says_so(
         artifacts.write_json(own.folder / "run.json", {"state": state})
 
     monkeypatch.setattr(report, "make_page", made)
-    message = {"kind": "page", "name": "01_basic_cnn/default", "report_key": "", "inputs": {}, "neighbours": []}
+    message = {"kind": "page", "name": "01_basic_cnn/default", "inputs": {}}
     assert build.perform(message, place, threading.Event()) == {"state": state}
 
 
@@ -345,6 +349,80 @@ def test_a_page_can_be_asked_for_by_its_file() -> None:
     done = subprocess.run(["make", "-n", *asked], cwd=ROOT, env=own, capture_output=True, text=True, check=True)
     assert "FER_NAME=sample .venv/bin/python -m fer_core report 04_complex_cnn/default\n" in done.stdout
     assert "FER_NAME=mine .venv/bin/python -m fer_core all-reports\n" in done.stdout
+
+
+def test_what_is_printed_reaches_a_pipe_that_knows_no_arrows(sound: Path) -> None:
+    done = command(sound, "plan", FER_SET="learning_rate=0.02", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "learning_rate 0.005 ? 0.02" in done.stdout, done.stderr
+
+
+def test_a_page_that_lost_a_file_beside_it_is_made_anew(tree: Path) -> None:
+    (reports(tree) / "01_net/slow/metrics.json").unlink()
+    assert "01_net/slow: metrics.json is gone" in plan(tree)
+
+
+def test_a_run_that_lost_a_file_is_no_finished_run(place: artifacts.Settings) -> None:
+    faces = make_faces()
+    params = schema.Params(epochs=1, width=0.25, threads=1, precision="float32", batch_size=32)
+    run = training.train_or_load(params, place, faces)
+    whole = {name: (run.folder / name).read_bytes() for name in ("history.csv", "metrics.json", "model.safetensors")}
+    wanted = artifacts.run_key(params, faces.data_hash, "cpu")
+    for name in ("history.csv", "metrics.json"):
+        assert artifacts.find_run(params, wanted, place.store) is not None
+        (run.folder / name).unlink()
+        assert artifacts.find_run(params, wanted, place.store) is None
+        assert "error" not in build.perform(build.run_message(params, run.key), place, threading.Event(), faces)
+        assert {name: (run.folder / name).read_bytes() for name in whole} == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"rule": [{"arm": "to the end", "against": "onee", "direction": "below", "threshold": 0}]},
+            "'onee' is not an",
+        ),
+        ({"metric": "recall_angri"}, "no class is called 'angri'"),
+        ({"metric": "validation_acuracy"}, "did you mean validation_accuracy?"),
+        ({"arms": {"to the end": "06_final/patience_1"}}, "an arm is {page: …, set: {…}}, found '06_final/patience_1'"),
+        ({"arms": {"to the end": None}}, "an arm is {page: …, set: {…}}, found None"),
+        ({"arms": {"to the end": {"page": "06_final/patience_1", "set": ["epochs"]}}}, "an arm is {page: …, set: {…}}"),
+    ],
+)
+def test_a_faulty_claim_is_told_with_its_file_before_anything_trains(
+    place: artifacts.Settings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+) -> None:
+    load, name = schema.load_page, "05_analysis/epochs"
+
+    def changed(asked: str) -> schema.Page:
+        page = load(asked)
+        return schema.Page(page.name, page.values | changes) if asked == name else page
+
+    monkeypatch.setattr(schema, "load_page", changed)
+    with pytest.raises(schema.ParameterError) as fault:
+        build.Plan(place, [name])
+    assert str(fault.value).startswith(f"params/{name}.yaml: ") and told in str(fault.value)
+
+
+def test_a_claims_page_is_stale_once_a_page_that_it_compares_scores_the_test_otherwise(
+    place: artifacts.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, load = "05_analysis/depth", schema.load_page
+    before = build.Plan(place, [name]).pages[name].report_key
+
+    def unscored(asked: str) -> schema.Page:
+        page = load(asked)
+        return schema.Page(page.name, page.values | {"score_test": False}) if asked.startswith("04_") else page
+
+    monkeypatch.setattr(schema, "load_page", unscored)
+    assert build.Plan(place, [name]).pages[name].report_key != before
+
+
+def test_a_summary_made_where_a_run_failed_is_made_anew_once_the_run_is_there(place: artifacts.Settings) -> None:
+    summary = "05_analysis/summary"
+    made, ended = (build.Plan(place, [summary]), build.Plan(place, ended=True))  # as a worker makes it; after the build
+    assert made.pages[summary].inputs == ended.pages[summary].inputs
+    assert build.Plan(place).pages[summary].inputs != made.pages[summary].inputs  # the next build has them to come
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -145,6 +145,15 @@ def test_no_secret_reaches_the_zygote_or_its_kernels(environment: dict[str, str]
 
 
 @linux
+def test_a_kernel_whose_folder_has_too_long_a_path_for_sockets_answers_too(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="fer-" + "x" * 90) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        assert printed("print(1)", environment, None) == "1\n"
+
+
+@linux
 def test_a_dead_kernel_is_told_with_its_signal(environment: dict[str, str], zygote: kernels.Zygote) -> None:
     from nbclient.exceptions import DeadKernelError
 

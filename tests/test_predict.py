@@ -220,6 +220,11 @@ def test_no_face_is_found_in_noise_or_in_a_single_pixel() -> None:
     assert pictures.find_faces(np.zeros((1, 1, 3), np.uint8)) == []
 
 
+def test_no_face_is_found_in_a_line() -> None:
+    assert pictures.find_faces(np.zeros((1, 3000, 3), np.uint8)) == []
+    assert pictures.find_faces(np.zeros((3000, 1, 3), np.uint8)) == []
+
+
 def test_a_crop_at_the_edge_goes_on_with_the_edge() -> None:
     image = np.full((50, 50, 3), 200, np.uint8)
     assert (pictures.crop(image, Box(-10, -10, 60, 60), (48, 48), 3) == 200).all()

@@ -177,6 +177,33 @@ def test_runs_of_another_out_are_taken_in_once(
     assert "0 runs taken in, 1 were here already" in capsys.readouterr().out
 
 
+def test_files_of_two_trainings_of_the_same_parameters_are_never_mixed(
+    trained: Run, here: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several, the nearest to what is made here counts; what is nearer than what is here takes its place whole."""
+    far, near = tmp_path / "there/far", tmp_path / "there/near"
+    copy_of(trained, far, key="0-by-other-code", code="other")
+    (far / "attention.json").write_text("{}")
+    taken = here.store / "imported" / identity(trained)
+    publish.import_runs(far, here)
+    assert read_json(taken / "run.json")["code"] == "other" and (taken / "attention.json").exists()
+    copy_of(trained, near)
+    publish.import_runs(tmp_path / "there", here)
+    assert read_json(taken / "run.json")["key"] == trained.key and not (taken / "attention.json").exists()
+    publish.import_runs(far, here)
+    assert "0 runs taken in" in capsys.readouterr().out and read_json(taken / "run.json")["key"] == trained.key
+
+
+def test_a_training_that_takes_anothers_place_on_the_ledger_leaves_nothing_of_it(trained: Run, tmp_path: Path) -> None:
+    shelf, name = tmp_path / "shelf", identity(trained)
+    publish.export_run(trained, name, shelf, whole=True)
+    (shelf / name / "attention.json").write_text("{}")
+    other = copy_of(trained, tmp_path / "other")
+    publish.export_run(Run("another-key", other.params, other.folder), name, shelf, whole=False)
+    left = {file.name for file in (shelf / name).iterdir()}
+    assert left == {"history.csv", "metrics.json", "network.csv", "run.json"}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -69,7 +69,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         page = Page(f"{name}/default", {"batch_size": 8})
         settings = Settings(None, "sample", "cpu", place, {"epochs": 2, "learning_rate": 1e-05})
         own = runs[0] if runs and trains else None
-        told = page, Params(**params), settings, runs, own, "key", {"data": "d"}, ("before/default", None)
+        told = page, Params(**params), settings, runs, own, {"data": "d"}, ("before/default", None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(report, "read_notebook", lambda _: cells(*sources))
             return report.make_page(*told), settings.reports
@@ -154,7 +154,11 @@ def test_page_json_holds_the_finding_and_the_hash_of_the_page(good: Path) -> Non
     told = artifacts.read_json(good / "good/default/page.json")
     assert told["finding"].startswith("0.1 is it. <img")
     assert told["html"] == artifacts.digest((good / "good/default.html").read_bytes())
-    assert (told["title"], told["report_key"], told["inputs"]) == ("A title", "key", {"data": "d"})
+    assert (told["title"], told["report_key"], told["inputs"]) == (
+        "A title",
+        artifacts.digest({"data": "d"}),
+        {"data": "d"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -394,6 +398,23 @@ def test_smaller_figure_keeps_flat_colours_and_is_nowhere_far_from_the_figure() 
     small = Image.open(io.BytesIO(base64.b64decode(found)))
     error = np.abs(np.asarray(small.convert("RGB"), int) - drawn.astype(int)).max(axis=2)
     assert small.mode == "P" and error[:200].max() == 0 and error.max() < 12
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "![a face](data:image/png;base64,{})",
+        "<IMG src='DATA:image/png;base64,{}'>",
+        "![f][1]\n\n[1]: data:image/png;base64,{}",
+    ],
+)
+def test_a_picture_in_markdown_is_withheld_too(words: str) -> None:
+    face = picture((200, 0, 0))
+    text = words.format(face)
+    notebook, page = withheld(
+        nbformat.v4.new_markdown_cell(f"# T\n\n{text}"), with_output({"text/markdown": text, "text/plain": ""})
+    )
+    assert face[:40] not in page and face[:40] not in nbformat.writes(notebook)
 
 
 def test_no_pixel_of_a_single_face_is_left_where_faces_are_withheld() -> None:

@@ -191,6 +191,18 @@ def test_parameters_cell_with_more_than_literals_is_refused(tree: Path) -> None:
         schema.notebook_defaults("01_net")
 
 
+def test_a_parameters_cell_that_computes_or_a_broken_notebook_is_told_by_name(tree: Path) -> None:
+    path = next((tree / "notebooks").glob("*.ipynb"))
+    for broken, told in (
+        (_notebook("epochs = 1 / 2"), "`epochs = 1 / 2` is no literal"),
+        (_notebook("epochs ="), "is no Python"),
+        ("<<<<<<< HEAD\n", "is no notebook any more"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(ParameterError, match=f"notebooks/{path.name}.*{told}"):
+            schema.notebook_defaults(path.stem)
+
+
 def test_arm_takes_its_base_page_and_what_it_sets(tree: Path) -> None:
     runs = schema.arm_params({"page": "01_net/default", "set": {"epochs": 9}}, (3, 4), sample=False)
     assert [(run.seed, run.epochs, run.learning_rate) for run in runs] == [(3, 9, 0.02), (4, 9, 0.02)]

@@ -60,6 +60,15 @@ def test_a_row_that_a_kill_kept_out_is_measured_when_the_training_goes_on(place:
         assert (killed_after(epoch, f"{epoch}") / watch.FILE).read_bytes() == (whole.folder / watch.FILE).read_bytes()
 
 
+def test_a_gpu_that_this_torch_cannot_compute_on_is_told_with_its_remedy(
+    place: Settings, faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch.devices, "resolve", lambda params, _: (params, "cuda"))
+    monkeypatch.setattr(watch.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(schema.FerError, match="use DEVICE=cpu"):
+        watch.train_or_load(SMALL, place, faces)
+
+
 def test_nothing_is_written_where_the_page_may_not_look_at_the_test(place: Settings, faces: Faces) -> None:
     run = trained(dataclasses.replace(WATCHED, score_test=False), place, faces)
     assert not (run.folder / watch.FILE).exists()
