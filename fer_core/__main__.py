@@ -283,7 +283,9 @@ def main() -> int:
     try:
         if options.command == "report" and not options.pages:
             raise FerError(f"which page? One of: {', '.join(schema.page_names())}")
-        return options.action(options)
+        status = options.action(options)
+        sys.stdout.flush()
+        return status
     except FerError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
@@ -293,6 +295,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nstopped; the next call goes on where this one stood.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `make plan | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as fault:
         if fault.errno not in THE_DISKS_FAULT:
             raise

@@ -356,6 +356,15 @@ def test_what_is_printed_reaches_a_pipe_that_knows_no_arrows(sound: Path) -> Non
     assert done.returncode == 0 and "learning_rate 0.005 ? 0.02" in done.stdout, done.stderr
 
 
+def test_a_plan_may_be_read_in_part(sound: Path) -> None:
+    words = f"{sys.executable} -m fer_core plan | true"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FER_")} | {"PYTHONPATH": str(sound)}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", words], cwd=sound, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_page_that_lost_a_file_beside_it_is_made_anew(tree: Path) -> None:
     (reports(tree) / "01_net/slow/metrics.json").unlink()
     assert "01_net/slow: metrics.json is gone" in plan(tree)
