@@ -39,7 +39,7 @@ endif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  DATA= your FER2013 (any form; unset: the drawn sample)  NAME= folder under reports/  SET=\"epochs=2\""
-	@echo "  DEVICE= auto|cpu|cuda|mps  JOBS= side by side  OUT= where reports and runs go  PYTHON= an interpreter as it is"
+	@echo "  DEVICE= auto|cpu|cuda  JOBS= side by side  OUT= where reports and runs go  PYTHON= an interpreter as it is"
 	@echo "  ENGINE= ray|slurm  ADDRESS= its head  GPUS_PER_RUN= 0.25  PRICE= of a core's or GPU's hour, for plan"
 
 all-reports: $(ENVIRONMENT) ## make every page that is not current, and the index

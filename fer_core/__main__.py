@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, about in (
         ("data", "FER2013 in any form, or your own images; unset: the drawn sample"),
         ("name", "the folder under reports/"),
-        ("device", "auto, cpu, cuda or mps"),
+        ("device", "auto, cpu or cuda"),
         ("jobs", "trainings and pages side by side"),
         ("out", "where reports and the run store go"),
         ("set", "parameters that come last: 'epochs=2 learning_rate=0.01'"),
@@ -280,6 +280,7 @@ def main() -> int:
         tracking.offline_unless_answered()
     if options.command not in ("lab", "data"):
         os.environ.setdefault("FER_THREADS", "1")  # JOBS fill the cores: faster together, and the same bits anywhere
+    status: int | None = None
     try:
         if options.command == "report" and not options.pages:
             raise FerError(f"which page? One of: {', '.join(schema.page_names())}")
@@ -297,7 +298,7 @@ def main() -> int:
         return 130
     except BrokenPipeError:  # `make plan | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return int(options.command != "plan") if status is None else status
     except OSError as fault:
         if fault.errno not in THE_DISKS_FAULT:
             raise

@@ -18,7 +18,7 @@ from fer_core.data import Faces
 from fer_core.notebook import Table, of_seeds, over_seeds, plain, sentence
 from fer_core.schema import Params, counted, listed
 
-LATE_FROM = 8  # epochs: of fewer, the late loss's variability is the spread of less than four changes
+LATE_FROM = 7  # epochs: of fewer, the late loss's variability is the spread of less than four changes
 
 
 def page(params: Params) -> Claim | Summary:
@@ -143,7 +143,7 @@ class Claim:
     def verdict(self) -> Markdown:
         """The verdict, what was left out, and what to look for elsewhere."""
         cut = f"{self.cut} runs were cut by time_limit_minutes and are left out: run the page again to finish them"
-        notes = [f" {note}." for note in (self.judged.note, cut * bool(self.cut)) if note]
+        notes = [f" {note}." for note in (self.judged.mixed, self.judged.note, cut * bool(self.cut)) if note]
         told = {"What to keep in mind.": self.params.reading, "What to look for.": self.params.look_for}
         further = "".join(f"\n\n**{lead}** {text}" for lead, text in told.items() if text)
         return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{further}")
@@ -185,12 +185,8 @@ class Claim:
         return Table.of(rows, ["difference", *(f"“{arm}” − “{against}”" for arm, against in pairs)])
 
     def _splits(self) -> dict[str, data.Split]:
-        """Of each arm, its first seed's."""
-        first = {arm: wanted[0] for arm, wanted in self.wanted.items()}
-        return {
-            arm: data.make_split(notebook.open_faces(), p.split, p.train_fraction, p.split_seed, p.drop_leaked_copies)
-            for arm, p in first.items()
-        }
+        """Of each arm; its seeds share one."""
+        return {arm: data.split_of(notebook.open_faces(), wanted[0]) for arm, wanted in self.wanted.items()}
 
     def _pairs(self) -> list[tuple[str, str]]:
         """The arms that the rule compares, each pair once."""
@@ -304,7 +300,10 @@ class Summary:
         first = [c.judged.conditions[0] if self._whole(c) else None for c in self.claims.values()]
         told = [claims.told_effect(outcome) if outcome else "no value" for outcome in first]
         thresholds = [outcome.threshold if outcome else math.nan for outcome in first]
-        others = [bool(outcome and claims.decided_by(c.judged)) for outcome, c in zip(first, self._all, strict=True)]
+        others = [
+            bool(outcome and not c.judged.mixed and claims.decided_by(c.judged))
+            for outcome, c in zip(first, self._all, strict=True)
+        ]
         axes = plots.claim_effects(self.table.assign(claim=short, told=told, threshold=thresholds, by_another=others))
         plots.show(
             axes,

@@ -153,7 +153,7 @@ def settings() -> Settings:
         raise ParameterError(f"NAME is '{name}', which is reserved: choose another.")
     device = os.environ.get("FER_DEVICE") or "auto"
     if device not in ("auto", "cpu", "cuda", "mps"):
-        raise ParameterError(f"DEVICE is '{device}', expected auto, cpu, cuda or mps.")
+        raise ParameterError(f"DEVICE is '{device}', expected auto, cpu or cuda.")
     if device == "mps":
         raise ParameterError("DEVICE is 'mps', where torch lacks what the training needs (foreach clipping): take cpu.")
     if device == "auto" and sys.platform == "darwin":

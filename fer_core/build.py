@@ -293,7 +293,10 @@ def _to_train(plan: PagePlan) -> str:
     if not missing:
         return ""
     told = f"{len(missing)} of {len(plan.runs)} runs to train"
-    records = [vars(run.wanted) if run.found is None else run.found.provenance for run in plan.runs]
+    records = {
+        arm: [vars(run.wanted) if run.found is None else run.found.provenance for run in runs]
+        for arm, runs in plan.arms.items()
+    }
     if plan.params.arms and (ways := claims.mixture(records, plan.params)):
         told += f" ({listed(ways)} would be mixed, which decides nothing: README, “Go on elsewhere”)"
     return told
@@ -916,7 +919,7 @@ def _states(runs: Iterable[WantedRun], store: Path) -> dict[str, int]:
         folder = run_folder(store, run.key)
         state = run.found.state if run.found else "failed" if (folder / FAILED).exists() else None
         state = state or (read_json(folder / "run.json") or {}).get("state")
-        if state is None:
+        if state is None or (run.found is None and state in artifacts.FINISHED):  # or it has lost files
             others = others or {(read_json(path) or {}).get("identity") for path in store.glob("runs/*/run.json")}
             state = "stale" if run.wanted.identity in others else "missing"  # by other code, precision or threads
         told[state] += 1

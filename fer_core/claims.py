@@ -76,6 +76,7 @@ class Verdict:
     verdict: str
     conditions: tuple[Outcome, ...]
     note: str  # what was left out and why; empty where nothing was
+    mixed: str = ""  # why the rule could not decide, where the runs were not computed alike
 
 
 def words(metric: str) -> str:
@@ -136,7 +137,9 @@ def told_effect(outcome: Outcome) -> str:
 
 
 def decided_by(verdict: Verdict) -> str:
-    """The conditions that the verdict came by, where the first, whose effect is the claim's, is not among them."""
+    """What the verdict came by, where the first condition, whose effect is the claim's, does not tell it."""
+    if verdict.mixed:
+        return verdict.mixed
     words_of = {INCONCLUSIVE: "Not settled", NOT_SUPPORTED: "What does not hold"}
     if verdict.verdict not in words_of or verdict.conditions[0].verdict == verdict.verdict:
         return ""
@@ -328,28 +331,35 @@ def judge(params: Params, arms: Mapping[str, Sequence[Run]], sample: bool) -> Ve
     difference may then be the device's or the precision's.
     """
     verdict = evaluate(arms, params.metric, params.rule, sample)
-    ways = mixture((run.provenance for runs in arms.values() for run in runs), params)
+    ways = mixture({arm: [run.provenance for run in runs] for arm, runs in arms.items()}, params)
     if sample or not ways:
         return verdict
-    note = f"its runs were computed in {listed(ways)}, and these are not mixed in one comparison"
     return dataclasses.replace(
         verdict,
         verdict=INCONCLUSIVE,
         conditions=tuple(dataclasses.replace(outcome, verdict=INCONCLUSIVE) for outcome in verdict.conditions),
-        note="; ".join(filter(None, [verdict.note, note])),
+        mixed=f"Its runs were computed in {listed(ways)}, and these are not mixed in one comparison",
     )
 
 
-def mixture(records: Iterable[Mapping[str, Any]], params: Params = DEFAULTS) -> list[str]:
+def mixture(arms: Mapping[str, Iterable[Mapping[str, Any]]], params: Params = DEFAULTS) -> list[str]:
     """The ways in which runs that are compared were computed, in words, where there is more than one unasked for.
 
     Parameters
     ----------
-    records : `device` (its type) and `precision` of each run, as run.json holds them
+    arms : `device` (its type) and `precision` of each arm's runs, as run.json holds them
     params : of a claim's page: arms that state their precision ask for it
     """
-    asked = any("precision" in (arm.get("set") or {}) for arm in params.arms.values())
-    ways = {record["device"] if asked else f"{record['precision']} on {record['device']}" for record in records}
+    stated = {name: (arm.get("set") or {}).get("precision") for name, arm in params.arms.items()}
+    ways = set()
+    for name, records in arms.items():
+        for record in records:
+            precision, asked = record["precision"], stated.get(name)
+            if asked and precision != asked:  # a ledger's run stands in for any precision
+                precision = f"{precision} in place of {asked}"
+            elif any(stated.values()):
+                precision = "the precision asked for"
+            ways.add(f"{precision} on {record['device']}")
     return sorted(ways) if len(ways) > 1 else []
 
 

@@ -204,7 +204,7 @@ def _compared(made: Document, sides: Sequence[Side]) -> None:
         known = f"{size:,}" if size else "–"
         rows.append((side.name, side.params.network, known, seeds, "; ".join(states) or "all done"))
     made.table(Table.of(rows, ["page", "network", "parameters", "seeds", "runs"]))
-    if ways := claims.mixture(run.provenance for side in sides for run in side.runs):
+    if ways := claims.mixture({side.name: [run.provenance for run in side.runs] for side in sides}):
         made.words(f"**The runs were computed in {listed(ways)}:** that, too, may be behind any difference.")
     values = {name: [leaderboard.shown(side.params, name) for side in sides] for name in leaderboard.RUN_PARAMETERS}
     differing = [name for name, found in values.items() if len(set(found)) > 1]

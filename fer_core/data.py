@@ -34,7 +34,7 @@ import numpy as np
 
 from fer_core import sample
 from fer_core.artifacts import atomic_file, code_fingerprint, read_json, write_json
-from fer_core.schema import EMOTIONS, USAGES, DataError, ParameterError, nearest
+from fer_core.schema import EMOTIONS, USAGES, DataError, ParameterError, Params, nearest
 
 SPOKEN = {  # other names of FER2013's folders
     "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad",
@@ -920,6 +920,12 @@ def _check_split(faces: Faces, split: Split, kind: str) -> None:
         raise ParameterError(
             f"split '{kind}' leaves class '{emotion}' no training image, expected one or more: {remedy}."
         )
+
+
+def split_of(faces: Faces, params: Params) -> Split:
+    """How a run with these parameters divides the images; see `make_split`."""
+    p = params
+    return make_split(faces, p.split, p.train_fraction, p.split_seed, p.drop_leaked_copies)
 
 
 def torn_copies(faces: Faces, split: Split) -> int:

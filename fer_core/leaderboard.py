@@ -174,7 +174,7 @@ def _networks(lines: Sequence[Headline], claims: Sequence[Row]) -> str:
     others = listed([f"`{line.page}` ({percent(mean)})" for mean, line in rest])
     which = f"the {len(known)} networks built after the original's"
     if len(known) < len(NETWORKS):
-        which = f"the networks built after the original's {len(known)} are trained, of which"
+        which = f"the {len(NETWORKS)} networks built after the original's, {len(known)} are trained; of these"
     text = f"**Found:** of {which} `{first.page}` is right on the most validation images, "
     text += f"{percent(best)} of them{_seeds(first)}; then {others}"
     judged = [row["verdict"] for row in claims if row["page"] == DEPTH and first.page == NETWORKS[-1]]

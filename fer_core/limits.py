@@ -15,6 +15,7 @@ import numpy as np
 from fer_core import data
 from fer_core.artifacts import Run
 from fer_core.data import Faces
+from fer_core.schema import counted
 
 FILE = "limits.html"
 
@@ -25,8 +26,12 @@ def machines(records: Iterable[Mapping[str, Any]]) -> str:
     for record in records:
         where = record.get("gpu") or record.get("processor") or "unknown processor"
         kind = (str(record.get("device")), str(where), str(record.get("precision")), f"{record.get('threads')} thread")
-        found.setdefault(kind, []).append(float(record.get("seconds", 0)))
-    lines = [f"{len(s)} runs, {sum(s) / 3600:.1f} core hours: {', '.join(kind)}" for kind, s in sorted(found.items())]
+        cores = int(record.get("threads") or 1) if record.get("device") == "cpu" else 1
+        found.setdefault(kind, []).append(cores * float(record.get("seconds", 0)) / 3600)
+    lines = []
+    for place, hours in sorted(found.items()):
+        unit = "core" if place[0] == "cpu" else "GPU"
+        lines.append(f"{counted(len(hours), 'run')}, {sum(hours):.1f} {unit} hours: {', '.join(place)}")
     return "; ".join(lines) or "nothing has been trained yet"
 
 

@@ -899,7 +899,7 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None, 
         text += f"; its mean over {len(runs)} seeds is {over_seeds(runs, metric)} of the {m['n']:,}"
     text += f" (95 % intervals: over images{', and over seeds' * (len(runs) > 2)})"
     if (gap := run.metrics.get("gap")) is not None:
-        text += f". Its training accuracy, as trained, lies {abs(gap) * 100:.1f} points "
+        text += f"; training accuracy, as trained, lies {abs(gap) * 100:.1f} points "
         text += f"{'above' if gap >= 0 else 'below'} that on validation images"
     if original is not None and found.split == "test" and data.is_fer2013(open_faces()):
         low, high = m["accuracy_low"], m["accuracy_high"]

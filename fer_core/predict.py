@@ -484,7 +484,7 @@ def model_card(model: Model, faces: Faces) -> str:
     words, scores = measured(model.run)
     parts = {"test_official": "test, official", "test_leak_free": "test, leak-free", "validation": "validation"}
     stated = ", ".join(f"{name} {value}" for name, value in sorted(schema.run_values(params).items()))
-    split = data.make_split(faces, params.split, params.train_fraction, params.split_seed, params.drop_leaked_copies)
+    split = data.split_of(faces, params)
     template = report.environment(autoescape=False).get_template("model_card.md.j2")
     card: str = template.render(
         model=model,

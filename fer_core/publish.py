@@ -13,6 +13,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
     run.json gains `sha256`: of the run's files as they were trained, which `make reproduce` compares with.
     """
     folder = shelf / identity
-    if (read_json(folder / "run.json") or {}).get("key") not in (None, run.key):
-        shutil.rmtree(folder)  # another training stood there: nothing of it may lie beside this one
+    if run.folder != folder and (read_json(folder / "run.json") or {}).get("key") != run.key:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing of another training may lie beside this one
     record = report.without_machine(run.provenance)
     trained = "sha256" not in record  # else it came from a ledger itself: nothing here is as it was trained
     if trained:
@@ -294,18 +295,22 @@ def import_runs(source: Path, settings: Settings) -> int:
             refused.append(f"{path.parent.relative_to(source)}: {why}")
         else:
             offered.setdefault(record["identity"], []).append(path.parent)
-    seen, here = offered.keys(), devices.resolve(DEFAULTS, settings.device)
+    stated = {name: value for name, value in settings.set_values.items() if name == "precision"}
+    here = devices.resolve(DEFAULTS.replace(**stated), settings.device)
     best = {identity: max(folders, key=lambda folder: _fit(folder, *here)) for identity, folders in offered.items()}
-    taken = sum(_take(folder, shelf / identity, *here) for identity, folder in best.items())
+    told = Counter(_take(folder, shelf / identity, *here) for identity, folder in best.items())
     for line in refused:
         print(f"not taken: {line}")
     if not records:
         raise FerError(f"{source} holds no runs: FROM= takes another machine's OUT, or a folder made by make publish.")
-    if not seen:
+    if not best:
         raise FerError(
             f"None of the {len(records)} runs in {source} can be used here: {refused[0].partition(': ')[2]}."
         )
-    print(f"{taken} runs taken in, {len(seen) - taken} were here already; make plan says which pages they serve.")
+    nearer = f", {told[NEARER]} stand back for trainings {NEARER}" if told[NEARER] else ""
+    print(
+        f"{told[TAKEN]} runs taken in, {told[HERE]} were here already{nearer}; make plan says which pages they serve."
+    )
     return 0
 
 
@@ -346,16 +351,19 @@ def _fit(folder: Path, params: Params, device: str) -> tuple[int, int]:
     return sum(alike), len(_files(folder))
 
 
-def _take(folder: Path, target: Path, params: Params, device: str) -> bool:
-    """Copy a run's files, run.json last; False where what is here is as good. Files of two trainings are not mixed."""
+TAKEN, HERE, NEARER = "taken in", "here already", "that are nearer to what would be made here"
+
+
+def _take(folder: Path, target: Path, params: Params, device: str) -> str:
+    """Copy a run's files, run.json last, unless what is here is as good. Files of two trainings are not mixed."""
     stood, new = (read_json(place / "run.json") or {} for place in (target, folder))
     names = _files(folder)
     if stood and stood.get("key") == new.get("key"):
         names = [name for name in names if not (target / name).exists()]
     elif stood and _fit(target, params, device) >= _fit(folder, params, device):
-        names = []
+        return NEARER
     else:
         shutil.rmtree(target, ignore_errors=True)
     for name in sorted(names, key=lambda name: name == "run.json"):
         write_bytes(target / name, (folder / name).read_bytes())
-    return bool(names)
+    return TAKEN if names else HERE

@@ -332,7 +332,7 @@ def figure_files(notebook: Any) -> dict[str, bytes]:
 
 PICTURE = re.compile(  # in HTML or Markdown, whatever it shows
     r"!\[[^\]]*\]\(\s*<?data:[^)]*\)|<svg\b.*?</svg>|<(img|svg|image|canvas|object|embed|iframe|picture|video)\b[^>]*>|"
-    r"data:image[^\s)\"'>]*",
+    r"data:image[^\s)\"'>]*(?:\s+[A-Za-z0-9+/=]{16,})*",  # base64 may go on over line breaks
     re.I | re.S,
 )
 
@@ -659,17 +659,17 @@ def commands(page: str, settings: Settings, trains: bool = True) -> tuple[str, .
 
 
 def tolerance(run: Run, seeds: Sequence[Run] = ()) -> dict[str, float]:
-    """How far apart two trainings of one run are let lie on machines of different kinds: accuracy by split, a fraction.
+    """How far apart two trainings of one run may lie on machines of different kinds: accuracy by split, a fraction.
 
-    There the last bits differ, and the training drifts apart until it is like another seed's: so it is let differ by
-    what two seeds differ by in 95 of 100 cases, 1.96 √2 times their standard deviation (from three seeds on), and by
+    There the last bits differ, and the training drifts apart until it is like another seed's: so it may differ by what
+    two seeds differ by in 95 of 100 cases, 1.96 √2 times their standard deviation (from three seeds on), and by
     no less than what two networks that are equally good would on other n images, 1.96 √(2 p (1 − p) / n).
     """
     splits = [split for split in ("validation", "test_official", "test_leak_free") if split in run.metrics]
     found: dict[str, float] = {}
     for split in splits:
-        part, alike = run.metrics[split], [seed.metrics[split]["accuracy"] for seed in seeds if split in seed.metrics]
-        spread = statistics.stdev(alike) if len(alike) > 2 else 0.0
+        part, accuracies = run.metrics[split], [s.metrics[split]["accuracy"] for s in seeds if split in s.metrics]
+        spread = statistics.stdev(accuracies) if len(accuracies) > 2 else 0.0
         p = part["accuracy"]
         found[split] = 1.96 * math.sqrt(2) * max(spread, math.sqrt(p * (1 - p) / part["n"]))
     return found

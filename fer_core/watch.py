@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from fer_core import artifacts, data, devices, networks, training
 from fer_core.artifacts import Run, Settings, run_folder, run_key
@@ -65,7 +66,8 @@ def train_or_load(
     folder = place(params, settings, faces.data_hash)
     run = Run(folder.name, resolved, folder)
     if run.finished and not run.whole:
-        (folder / "run.json").unlink()
+        with FileLock(folder.with_suffix(".lock")):
+            (folder / "run.json").unlink(missing_ok=True)
     heard = watching(params, settings, faces, on_epoch)
     return training.train_or_load(params, settings, faces, heard, time_limit_minutes, stop)
 
@@ -99,8 +101,7 @@ class _Watch:
 
     @cached_property
     def _split(self) -> data.Split:
-        p = self.params
-        return data.make_split(self.faces, p.split, p.train_fraction, p.split_seed, p.drop_leaked_copies)
+        return data.split_of(self.faces, self.params)
 
     @cached_property
     def _test(self) -> training.ImageSet:

@@ -229,7 +229,7 @@ def test_reworded_reasons_are_shown_without_training(tree: Path) -> None:
         (("plan",), {"FER_DATA": "nowhere.csv"}, "nowhere.csv"),
         (("plan",), {"FER_NAME": "published"}, "reserved"),
         (("plan",), {"FER_NAME": "fer2013"}, "add DATA="),
-        (("plan",), {"FER_DEVICE": "gpu"}, "expected auto, cpu, cuda or mps"),
+        (("plan",), {"FER_DEVICE": "gpu"}, "expected auto, cpu or cuda"),
         (("plan",), {"FER_DEVICE": "mps"}, "take cpu"),
         (("plan",), {"FER_OUT": "~nobody-of-this-name/out"}, "nobody here is called nobody-of-this-name"),
         (("plan",), {"FER_OUT": "README-or-any-file"}, "OUT cannot hold the drawn sample"),
@@ -357,12 +357,21 @@ def test_what_is_printed_reaches_a_pipe_that_knows_no_arrows(sound: Path) -> Non
 
 
 def test_a_plan_may_be_read_in_part(sound: Path) -> None:
-    words = f"{sys.executable} -m fer_core plan | true"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FER_")} | {"PYTHONPATH": str(sound)}
+    words = f"{sys.executable} -m fer_core plan | true"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", words], cwd=sound, env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_failed_build_fails_whoever_reads_of_it(built: Any, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(built[0], tree)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FER_")} | {"PYTHONPATH": str(tree)}
+    words = f"{sys.executable} -m fer_core report 02_bad/default 2>/dev/null | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", words], cwd=tree, env=environment, capture_output=True)
+    assert done.returncode == 1
 
 
 def test_a_page_that_lost_a_file_beside_it_is_made_anew(tree: Path) -> None:

@@ -333,7 +333,7 @@ def judged(a, b, params, sample=False):
 
 def test_runs_computed_alike_are_judged_by_the_rule():
     found = judged(computed(arm(0.75, 0.76)), computed(arm(0.5, 0.5)), claim())
-    assert (found.verdict, found.note) == (claims.SUPPORTED, "")
+    assert (found.verdict, found.mixed) == (claims.SUPPORTED, "")
 
 
 @pytest.mark.parametrize("other", [{"precision": "bfloat16"}, {"device": "cuda"}])
@@ -342,7 +342,8 @@ def test_runs_that_were_not_computed_alike_decide_nothing(other):
     assert found.verdict == found.conditions[0].verdict == claims.INCONCLUSIVE
     assert found.effect == pytest.approx(0.255)  # what was measured still stands there
     both = {"device": "cpu", "precision": "float32"} | other
-    assert all(way in found.note for way in ("float32 on cpu", f"{both['precision']} on {both['device']}"))
+    assert claims.decided_by(found) == found.mixed  # what index and finding say beside the verdict
+    assert all(way in found.mixed for way in ("float32 on cpu", f"{both['precision']} on {both['device']}"))
 
 
 def test_one_seed_computed_otherwise_is_a_mixture_too():
@@ -355,6 +356,8 @@ def test_a_claim_about_precision_may_compare_precisions_but_no_devices():
     a, b = computed(arm(0.75, 0.76), precision="bfloat16"), arm(0.5, 0.5)
     assert judged(a, computed(b), params).verdict == claims.SUPPORTED
     assert judged(a, computed(b, device="cuda"), params).verdict == claims.INCONCLUSIVE
+    stood_in = judged(computed(a), computed(b), params)  # a ledger's run, in another precision than was asked for
+    assert stood_in.verdict == claims.INCONCLUSIVE and "float32 in place of bfloat16" in stood_in.mixed
 
 
 def test_a_mixture_of_drawn_data_reads_as_all_drawn_data_does():

@@ -152,7 +152,7 @@ def test_finding_states_number_n_split_interval_and_seeds(shown: Shown) -> None:
     assert schema.percent(accuracy) in text
     assert re.search(rf"\[.+\] of the {runs[0].metrics['validation']['n']} validation images; seed 1 on ", text)
     three = notebook.finding(SMALL, [*runs, runs[0]]).data
-    assert "; its mean over 3 seeds is" in three and "(95 % intervals: over images, and over seeds)." in three
+    assert "; its mean over 3 seeds is" in three and "(95 % intervals: over images, and over seeds);" in three
     gap = runs[0].metrics["gap"]
     side = "above" if gap >= 0 else "below"
     assert text.endswith(

@@ -58,8 +58,8 @@ def test_abstract_takes_every_number_from_the_rows() -> None:
     assert "in 8 trainings: 5 pages of models (1,000 to 90,000 parameters) and 2 claims" in text
     assert "1 training diverged" in text
     assert (
-        "networks built after the original's 2 are trained, of which `04_complex_cnn/default` is right on the most "
-        "validation images" in text
+        "of the 4 networks built after the original's, 2 are trained; of these `04_complex_cnn/default` is right on "
+        "the most validation images" in text
     )
     assert "`01_basic_cnn/default` (52.0 %)" in text  # the mean over its two seeds
     assert "`04_complex_cnn/default` on 59.0 % [57.0, 61.0] and 57.0 % [55.0, 59.0] (the original: 61 %)" in text
