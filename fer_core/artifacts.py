@@ -339,7 +339,8 @@ class Run:
     @property
     def whole(self) -> bool:
         """Whether what every page reads is there: a copied or synchronised folder may have lost files."""
-        return (self.folder / "history.csv").exists() and "validation" in self.metrics
+        told = read_json(self.folder / "metrics.json") or {}  # not `metrics`, which is kept: the test may yet be scored
+        return (self.folder / "history.csv").exists() and "validation" in told
 
     @property
     def scored(self) -> bool:
