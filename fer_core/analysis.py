@@ -164,7 +164,8 @@ class Claim:
             display(exploration.torn_table(notebook.open_faces()))
         if self.metric == "leak_flattery":
             display(exploration.leaked_table(notebook.open_faces(), self._splits()))
-        rare = [f"recall_{_rarest(notebook.open_faces())}"] * (not self.metric.startswith("recall_"))
+        rarest = notebook.open_faces().classes[data.class_sizes(notebook.open_faces()).argmin()]
+        rare = [f"recall_{rarest}"] * (not self.metric.startswith("recall_"))
         metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", *rare, "gap", "clean_gap"]
         shortest = min(wanted[0].epochs for wanted in self.wanted.values())
         metrics += ["late_loss_variability"] * (shortest >= LATE_FROM or self.metric == "late_loss_variability")
@@ -211,11 +212,6 @@ class Claim:
         dead = {arm: sum(claims.metric_of(run, "at_chance") for run in found) for arm, found in runs.items()}
         told = [f"{dead[arm]:.0f} of {len(found)} in “{arm}”" for arm, found in runs.items()]
         return f"In arms that the rule does not name, at chance level: {listed(told)}" * bool(told)
-
-
-def _rarest(faces: Faces) -> str:
-    counts = np.bincount(faces.labels[faces.labels < len(faces.classes)], minlength=len(faces.classes))
-    return faces.classes[int(counts.argmin())]
 
 
 def _lowered(value: Any, stated: Any) -> str:

@@ -152,10 +152,10 @@ def settings() -> Settings:
     if name in RESERVED_NAMES and not (name == "sample" and data is None):
         raise ParameterError(f"NAME is '{name}', which is reserved: choose another.")
     device = os.environ.get("FER_DEVICE") or "auto"
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise ParameterError(f"DEVICE is '{device}', expected auto, cpu or cuda.")
     if device == "mps":
         raise ParameterError("DEVICE is 'mps', where torch lacks what the training needs (foreach clipping): take cpu.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ParameterError(f"DEVICE is '{device}', expected auto, cpu or cuda.")
     if device == "auto" and sys.platform == "darwin":
         device = "cpu"  # else it would be mps
     here = ROOT if PACKAGE.parent == ROOT else Path.cwd()  # nothing is written to where packages are installed

@@ -23,7 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from fer_core import artifacts, cost, data, devices, glossary, kernels, leaderboard, limits, report, schema
+from filelock import FileLock
+
+from fer_core import artifacts, claims, cost, data, devices, glossary, kernels, leaderboard, limits, report, schema
 from fer_core.artifacts import Run, RunKey, Settings, digest, find_run, read_json, run_folder, run_key
 from fer_core.schema import DEFAULTS, PACKAGE, ROOT, SPECS, FerError, Page, ParameterError, Params, counted, listed
 
@@ -139,6 +141,7 @@ class Plan:
         for name in set(wanted) & set(self.elsewhere):
             raise ParameterError(f"{name} {NOT_HERE}: leave it out.")
         self._runs: dict[str, WantedRun] = {}
+        self._resolved = resolved
         self.rendering = {file: artifacts.code_fingerprint(file) for file in RENDERING}
         self.rendering["template"] = _template_fingerprint()
         self.pages = {name: self._plan_page(loaded[name], resolved[name], every) for name in every}
@@ -156,8 +159,6 @@ class Plan:
         try:
             wanted = schema.page_runs(page, params, self.settings.sample, self.settings.set_values)
             if params.arms:
-                from fer_core import claims
-
                 claims.check_rule(params.rule, params.arms, params.metric, self.classes)
         except ParameterError as fault:
             raise ParameterError(f"params/{page.name}.yaml: {fault}") from fault
@@ -184,12 +185,9 @@ class Plan:
             inputs["set"] = dict(self.settings.set_values)
         bases = {arm["page"] for arm in params.arms.values() if not arm.get("set")}
         if bases:  # whether these score the test themselves decides whether the claim's page may show it
-            inputs["bases"] = {name: self._scoring(name) for name in sorted(bases)}
+            stated = {name: self._resolved[name] for name in sorted(bases)}
+            inputs["bases"] = {name: [base.score_test, base.seeds] for name, base in stated.items()}
         return PagePlan(page, params, arms, json.loads(json.dumps(inputs)), (before, after))
-
-    def _scoring(self, name: str) -> list[Any]:
-        params = schema.resolve_page(schema.load_page(name), self.settings.sample, self.settings.set_values)
-        return [params.score_test, list(params.seeds)]
 
     def _claims(self) -> dict[str, str]:
         """What the summary is made of: each claim's inputs, and which of its runs will not be there yet after this."""
@@ -287,8 +285,6 @@ class Plan:
 
 def _to_train(plan: PagePlan) -> str:
     """How many of the page's runs are not there; and whether a claim would mix them with others than its own kind."""
-    from fer_core import claims
-
     missing = [run for run in plan.runs if run.found is None]
     if not missing:
         return ""
@@ -371,11 +367,7 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
         }
         if page.name.endswith("/summary"):
             after |= {run.key for other in plan.stale for run in other.runs if run.found is None}
-        message = {
-            "kind": "page",
-            "name": page.name,
-            "inputs": page.inputs,
-        }
+        message = {"kind": "page", "name": page.name, "inputs": page.inputs}
         own = page.own if page.own and provider.get(page.own.key) == page.name else None
         seconds = 8.0 + (plan.seconds(own) if own else 0.0)
         tasks.append(Task(page.name, message, after, seconds, own.key if own else ""))
@@ -533,7 +525,10 @@ def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygo
     own = runs[0] if made.own else None
     # Code and parameters as they were planned; which runs stand in or are owed, as it is by now: one may have failed.
     inputs = message["inputs"] | {name: made.inputs[name] for name in ("stand_ins", "claims") if name in made.inputs}
-    failure = report.make_page(page, params, settings, runs, own, inputs, made.neighbours, zygote)
+    lock = settings.store / "work" / settings.name / f"{page.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # two commands at once make it one after the other
+        failure = report.make_page(page, params, settings, runs, own, inputs, made.neighbours, zygote)
     if failure:
         return {"error": str(failure)}
     record = read_json(own.folder / "run.json") or {} if own else {}
@@ -745,8 +740,6 @@ def claim_rows(plan: Plan) -> list[dict[str, Any]]:
     """A row a claim whose runs are all finished: claims.csv's, and in its page's words the effect, `told`, and by what
     else the verdict came, `decided`.
     """
-    from fer_core import claims
-
     rows = []
     for page in plan.pages.values():
         arms = {arm: [run.found for run in runs if run.found is not None] for arm, runs in page.arms.items()}

@@ -928,6 +928,11 @@ def split_of(faces: Faces, params: Params) -> Split:
     return make_split(faces, p.split, p.train_fraction, p.split_seed, p.drop_leaked_copies)
 
 
+def class_sizes(faces: Faces) -> np.ndarray:
+    """Labelled images of each class: int (classes,)."""
+    return np.bincount(faces.labels[faces.labels < len(faces.classes)], minlength=len(faces.classes))
+
+
 def torn_copies(faces: Faces, split: Split) -> int:
     """How many validation images have an exact copy among the training images."""
     return int(np.isin(faces.copies[split.validation], faces.copies[split.train]).sum())

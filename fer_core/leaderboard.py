@@ -429,15 +429,8 @@ def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
 
 def _mark(mark: Mark, x: str, top: int, y: int) -> tuple[str, str]:
     """A mark's line, from the top to its name at `y`, and the name."""
-    kind = (
-        "own"
-        if mark.chosen == "the original"
-        else "test"
-        if "†" in mark.sign
-        else "more"
-        if "+" in mark.sign
-        else "plain"
-    )
+    kind = next((kind for sign, kind in (("†", "test"), ("+", "more")) if sign in mark.sign), "plain")
+    kind = "own" if mark.chosen == "the original" else kind
     text = f"{html.escape(mark.name)} {f'{mark.percent:.2f}'.rstrip('0').rstrip('.')}{mark.sign}"
     return (
         f'<line class="mark {kind}" x1="{x}" x2="{x}" y1="{top}" y2="{y - 4}"/>',

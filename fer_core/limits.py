@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fer_core import data
 from fer_core.artifacts import Run
 from fer_core.data import Faces
@@ -38,7 +36,7 @@ def machines(records: Iterable[Mapping[str, Any]]) -> str:
 def facts(faces: Faces, runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the template needs: sizes of data and splits, copies, machines, how often the test set was scored."""
     split = data.make_split(faces)
-    counts = np.bincount(faces.labels[faces.labels < len(faces.classes)], minlength=len(faces.classes))
+    counts = data.class_sizes(faces)
     scored = [row for row in results if row["test_official_accuracy"] not in (None, "")]
     best = max((float(row["test_official_accuracy"]) for row in scored), default=0.0)
     return {

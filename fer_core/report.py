@@ -812,27 +812,9 @@ def make_page(
     own_run : the one that its notebook trains, whose artifacts are the page's
     inputs : what the report key is made of, kept so that `make plan` can say why a page is stale
     """
-    from filelock import FileLock
-
-    work = settings.store / "work" / settings.name / page.name
-    work.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(work.with_name(f"{work.name}.lock")):  # two commands at once make it one after the other
-        return _make_page(page, params, settings, run_folders, own_run, inputs, neighbours, zygote, work)
-
-
-def _make_page(
-    page: Page,
-    params: Params,
-    settings: Settings,
-    run_folders: Sequence[Run],
-    own_run: Run | None,
-    inputs: Mapping[str, Any],
-    neighbours: tuple[str | None, str | None],
-    zygote: kernels.Zygote | None,
-    work: Path,
-) -> Failure | None:
     import nbformat
 
+    work = settings.store / "work" / settings.name / page.name
     shutil.rmtree(work, ignore_errors=True)
     failure = execute(page, page.values, work / "notebook.ipynb", settings, zygote)
     notebook = clean(nbformat.read(work / "notebook.ipynb", 4), settings)
