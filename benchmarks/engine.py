@@ -1,7 +1,8 @@
 """`make bench`: this engine against the loop people write today, in turn (A B A B …) in one run on one machine.
 
 Rows: the usual loop (two DataLoader workers, all threads), the engine alone with all threads, and the engine as
-`make all-reports` trains: a run a core, a thread each. Prints images a second of all cores in use, the ratio to the
+`make all-reports` trains: a run a core, a thread each. On a GPU (DEVICE=) both loops compute there, one run at a time;
+that is **untried**: no GPU was at hand. Prints images a second of all cores in use, the ratio to the
 usual loop, TFLOP/s from counted multiply-adds (two operations each, forward and twice that backward), and the share of
 a matrix product's speed in the precision that the loop computes in, measured in the same run. Drawn images: only speed
 is measured here.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -19,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.usual_loop import IMAGE_SIZE, contenders, plain, usual_epoch
+from benchmarks.usual_loop import IMAGE_SIZE, contenders, plain, settle, usual_epoch
 from fer_core import augment, data, devices, explain, training
 from fer_core.schema import Params
 
@@ -31,7 +33,7 @@ OPERATIONS = 6  # a multiply-add is two operations; backward costs twice the for
 
 def engine(name: str, images: int, threads: int, store: str, start: Any = None) -> float:
     """Images a second of the engine's own training step on the network of that name."""
-    params, device = devices.resolve(RECIPE.replace(threads=threads))
+    params, device = resolved(threads)
     faces = data.open_faces(None, Path(store))
     with devices.ready(device, threads):
         session = training.prepare(params, faces, data.make_split(faces), device)
@@ -44,10 +46,17 @@ def engine(name: str, images: int, threads: int, store: str, start: Any = None) 
             if step == 0:
                 if start is not None:
                     start.wait()
+                settle()
                 began = time.perf_counter()
             chosen = batches[step % len(batches)]
             training.train_step(session, chosen, numbers[chosen], 1, step + 2)
+        settle()
         return steps * params.batch_size / (time.perf_counter() - began)
+
+
+def resolved(threads: int) -> tuple[Params, str]:
+    """The recipe and the type of device, as DEVICE has it."""
+    return devices.resolve(RECIPE.replace(threads=threads), os.environ.get("FER_DEVICE") or "auto")
 
 
 def _engine_into(results: Any, *arguments: Any) -> None:
@@ -68,17 +77,20 @@ def side_by_side(name: str, images: int, store: str) -> float:
     return total
 
 
-def matmul_peak(threads: int, precision: str) -> float:
-    """Operations a second of a 2048 x 2048 matrix product in that precision, the best of five."""
+def matmul_peak(threads: int, precision: str, device: str) -> float:
+    """Operations a second of a square matrix product in that precision, the best of five."""
     torch.set_num_threads(threads)
-    a = torch.randn(2048, 2048, dtype=getattr(torch, precision))
+    side = 2048 if device == "cpu" else 8192
+    a = torch.randn(side, side, dtype=getattr(torch, precision), device=device)
     best = min(_seconds(lambda: a @ a) for _ in range(5))
-    return 2 * 2048**3 / best
+    return 2 * side**3 / best
 
 
 def _seconds(work: Any) -> float:
+    settle()
     began = time.perf_counter()
     work()
+    settle()
     return time.perf_counter() - began
 
 
@@ -88,9 +100,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turn")
     options = parser.parse_args()
     cores = devices.cpu_count()
-    precision = devices.resolve(RECIPE)[0].precision
-    peaks = {name: matmul_peak(cores, name) for name in ("float32", precision)}
-    print(f"{devices.describe('cpu')['processor']}, {cores} cores, torch {torch.__version__}")
+    params, device = resolved(cores)
+    precision, machine = params.precision, devices.describe(device)
+    peaks = {name: matmul_peak(cores, name, device) for name in ("float32", precision)}
+    print(f"{machine['gpu'] or machine['processor']}, {cores} cores, torch {torch.__version__}")
     print(f"The usual loop computes in float32, the engine in {precision}.")
     for name, found in peaks.items():
         print(f"matrix product, {name}, {cores} threads: {found / 1e9:,.0f} GFLOP/s")
@@ -102,10 +115,11 @@ def main() -> None:
         for name, network in contenders().items():
             cost = OPERATIONS * explain.multiply_adds(network, IMAGE_SIZE, 1)
             loops = {
-                "usual": lambda network=network: usual_epoch(plain(network), pixels, labels, options.images),
+                "usual": lambda network=network: usual_epoch(plain(network), pixels, labels, options.images, device),
                 f"engine, {cores} threads": lambda name=name: engine(name, options.images, cores, store),
-                f"engine, {cores} runs": lambda name=name: side_by_side(name, options.images, store),
             }
+            if device == "cpu":
+                loops[f"engine, {cores} runs"] = lambda name=name: side_by_side(name, options.images, store)
             measured: dict[str, list[float]] = {loop: [] for loop in loops}
             for _ in range(options.rounds):
                 for loop, work in loops.items():

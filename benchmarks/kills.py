@@ -83,13 +83,12 @@ def tally(kills: int, seed: int = 0) -> tuple[int, int, list[int]]:
         began = time.monotonic()
         whole = finish(Path(folder, "whole"))
         longest = time.monotonic() - began
-        done, equal, trainings, epochs = 0, 0, 0, []
-        while done < kills:
+        equal, trainings, epochs = 0, 0, []
+        while len(epochs) < kills:
             out = Path(folder, f"run{trainings}")
-            for _ in range(min(5, kills - done)):
+            for _ in range(min(5, kills - len(epochs))):
                 epoch = kill(out, chance.uniform(0.0, longest / 3))
-                done += 1
-                if epoch is None:
+                if epoch is None:  # it had got through: no kill
                     break
                 epochs.append(epoch)
             trainings += 1

@@ -18,6 +18,7 @@ from fer_core.data import Faces
 from fer_core.notebook import Table, of_seeds, over_seeds, plain, sentence
 from fer_core.schema import Params, counted, listed
 
+SHOWN_APART = ("seed", "split_seed", "epochs")  # what an arm's row says in other words or another column
 LATE_FROM = 7  # epochs: of fewer, the late loss's variability is the spread of less than four changes
 
 
@@ -53,8 +54,12 @@ class Claim:
     def arms(self) -> Table:
         """The runs compared: base page, what differs from it, epochs, seeds."""
         rows = []
+        asked = {name: runs[0] for name, runs in schema.claim_runs(self.params, False).items()}
+        varied = [k for k in schema.RUN_PARAMETERS if len({getattr(run, k) for run in asked.values()}) > 1]
         for name, arm in self.params.arms.items():
-            run, stated = self.wanted[name][0], arm.get("set") or {}
+            run, own = self.wanted[name][0], arm.get("set") or {}
+            lowered = [k for k in varied if k not in SHOWN_APART and getattr(run, k) != getattr(asked[name], k)]
+            stated = {k: getattr(asked[name], k) for k in (*own, *lowered)}
             changes = [f"{k} {plain(getattr(run, k))}{_lowered(getattr(run, k), v)}" for k, v in stated.items()]
             changes += ["each seed its own split"] * self.params.split_by_seed
             rows.append((name, arm["page"], ", ".join(changes) or "–", run.epochs, plain(self.params.seeds)))
@@ -105,17 +110,16 @@ class Claim:
         for column in filter(None, [own, "validation_accuracy", "train_loss" * bool(self.params.look_for)]):
             levels = _guessing(notebook.open_faces()) if column == "train_loss" else {}
             axes = plots.arm_curves(histories, column, levels=levels)
-            lead = (
-                f"{column.replace('_', ' ').capitalize()} by epoch; a thin line a run, a thick one the mean of an arm."
-            )
+            what = column.replace("_", " ").capitalize()
             source = "train_accuracy − validation_accuracy" if column == "gap" else column
-            plots.show(axes, f"{lead} {plots.title(axes)}.", f"history.csv of every run: epoch, {source}")
+            lead = f"{what} by epoch; a thin line a run, a thick one the mean of an arm."
+            plots.show(axes, lead, f"history.csv of every run: epoch, {source}")
 
     def values(self) -> None:
         """Each run's value of the primary metric, and each arm's mean."""
         axes = plots.arm_values(claims.arm_table(self.runs, self.metric), self.metric)
         lead = "A dot is a run, a diamond the mean of an arm with its interval."
-        plots.show(axes, f"{lead} {plots.title(axes)}.", f"{claims.source(self.metric)}, of every run")
+        plots.show(axes, lead, f"{claims.source(self.metric)}, of every run")
 
     @functools.cached_property
     def judged(self) -> claims.Verdict:
@@ -159,7 +163,7 @@ class Claim:
                 for arm, runs in self.runs.items()
             }
             axes = plots.class_recalls(pd.DataFrame(recalls))
-            plots.show(axes, f"Recall of each class by arm. {plots.title(axes)}.", "metrics.json: validation, classes")
+            plots.show(axes, "Recall of each class by arm.", "metrics.json: validation, classes")
         if len({wanted[0].split for wanted in self.wanted.values()}) > 1:
             display(exploration.torn_table(notebook.open_faces()))
         if self.metric == "leak_flattery":
@@ -168,6 +172,8 @@ class Claim:
         rare = [f"recall_{rarest}"] * (not self.metric.startswith("recall_"))
         metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", *rare, "gap", "clean_gap"]
         shortest = min(wanted[0].epochs for wanted in self.wanted.values())
+        if self.metric.startswith("improvement_after_"):
+            metrics.insert(1, self.metric.replace("improvement_after", "validation_accuracy_at"))
         metrics += ["late_loss_variability"] * (shortest >= LATE_FROM or self.metric == "late_loss_variability")
         metrics += ["at_chance"]
         metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
@@ -301,11 +307,7 @@ class Summary:
             for outcome, c in zip(first, self._all, strict=True)
         ]
         axes = plots.claim_effects(self.table.assign(claim=short, told=told, threshold=thresholds, by_another=others))
-        plots.show(
-            axes,
-            f"The effect of each claim with its interval. {plots.title(axes)}.",
-            "claims.csv: page, effect, low, high",
-        )
+        plots.show(axes, "The effect of each claim with its interval.", "claims.csv: page, effect, low, high")
 
     def values(self) -> Table:
         """How many claims came to which verdict."""

@@ -40,7 +40,7 @@ class Ablation:
         interval over the same images (worth, worth_low, worth_high); p of McNemar's test. The whole recipe comes first.
         """
         if not self.runs:
-            return pd.DataFrame()
+            return pd.DataFrame(columns=["name", "n", "value", "low", "high", "worth", "worth_low", "worth_high", "p"])
         whole = next(iter(self.runs.values()))
         of = [[run.key, run.state] for run in self.runs.values()]
         return pd.DataFrame(whole.derived("ablation", of, self._worth))

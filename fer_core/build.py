@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import json
 import os
 import queue
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +88,11 @@ class PagePlan:
         return self.arms.get(self.name, self.runs)
 
     @property
+    def finished(self) -> list[Run]:
+        """Those of its results that are there."""
+        return [run.found for run in self.results if run.found is not None]
+
+    @property
     def own(self) -> WantedRun | None:
         """The run that a training page trains in its own notebook."""
         return self.runs[0] if self.runs and not self.params.arms else None
@@ -105,10 +112,6 @@ def _template_fingerprint() -> str:
     return digest([[file.name, digest(file.read_bytes())] for file in files if file.is_file()])
 
 
-def _stated(params: Params) -> dict[str, Any]:
-    return {name: getattr(params, name) for name in SPECS if getattr(params, name) != getattr(DEFAULTS, name)}
-
-
 class Plan:
     """The whole study, or the named pages of it, against what lies in OUT.
 
@@ -122,7 +125,7 @@ class Plan:
         self.settings, self.ended = settings, ended
         every = schema.page_names()
         loaded = {name: schema.load_page(name) for name in dict.fromkeys([*(names or []), *every])}
-        self._check_set(loaded.values())
+        self.check_set(loaded.values())
         self.data_hash = data.data_hash(settings.data, settings.store)
         self.classes: tuple[str, ...] = schema.EMOTIONS
         self.fer2013, self.tested, self._images = False, True, 2_700
@@ -151,7 +154,8 @@ class Plan:
                 plan.inputs["claims"] = self._claims()
             plan.reasons = self._reasons(plan)
 
-    def _check_set(self, pages: Iterable[Page]) -> None:
+    def check_set(self, pages: Iterable[Page]) -> None:
+        """Refuse what SET names and none of these pages' notebooks has."""
         known = {name for page in pages for name in schema.notebook_parameters(page.notebook)}
         schema.check(self.settings.set_values, "SET", known)
 
@@ -163,11 +167,9 @@ class Plan:
         except ParameterError as fault:
             raise ParameterError(f"params/{page.name}.yaml: {fault}") from fault
         arms = {arm: [self._want(run) for run in runs] for arm, runs in wanted.items()}
-        place = every.index(page.name)
-        before = every[place - 1] if place else None
-        after = every[place + 1] if place + 1 < len(every) else None
+        before, after = schema.neighbours(every)[page.name]
         inputs = {
-            "parameters": _stated(params),
+            "parameters": schema.stated(params),
             "data": self.data_hash,
             "runs": {arm: [run.key for run in runs] for arm, runs in arms.items()},
             "stand_ins": sorted(
@@ -203,9 +205,8 @@ class Plan:
         wanted = run_key(params, self.data_hash, device)
         if wanted.key not in self._runs:
             store = self.settings.store
-            progress = read_json(run_folder(store, wanted.key) / "progress.json") or {}
             found = find_run(params, wanted, store, self.settings.published)
-            self._runs[wanted.key] = WantedRun(params, wanted, found, int(progress.get("epoch", 0)))
+            self._runs[wanted.key] = WantedRun(params, wanted, found, _epochs_done(run_folder(store, wanted.key)))
         return self._runs[wanted.key]
 
     def _reasons(self, plan: PagePlan) -> list[str]:
@@ -231,14 +232,9 @@ class Plan:
 
     def missing_runs(self) -> list[WantedRun]:
         """Each once, first seeds of all pages before any second: every claim has something before one has all."""
-        ranked: dict[str, tuple[int, int, WantedRun]] = {}
-        for order, plan in enumerate(self.stale):
-            for runs in plan.arms.values():
-                for place, run in enumerate(runs):
-                    if run.found is None:
-                        ranked.setdefault(run.key, (place, order, run))
-                        ranked[run.key] = min(ranked[run.key], (place, order, run), key=lambda entry: entry[:2])
-        return [run for _, _, run in sorted(ranked.values(), key=lambda entry: entry[:2])]
+        arms = [runs for plan in self.stale for runs in plan.arms.values()]
+        waves = itertools.zip_longest(*arms)  # of a place in every arm
+        return list({run.key: run for wave in waves for run in wave if run and run.found is None}.values())
 
     def seconds(self, run: WantedRun) -> float:
         """How long its training takes by finished runs on this type of device, else a rough figure."""
@@ -246,6 +242,11 @@ class Plan:
         rough = ROUGH_SECONDS.get(run.params.network, 1 / 120) * images * min(1.0, run.params.width**2)
         measured = self.clock.epoch(run.params, run.wanted.device)
         return (rough if measured is None else measured) * (run.params.epochs - run.epochs_done)
+
+    @cached_property
+    def identities(self) -> set[str | None]:
+        """Parameters and data of every run in the store, whatever trained it."""
+        return {(read_json(path) or {}).get("identity") for path in self.settings.store.glob("runs/*/run.json")}
 
     @cached_property
     def clock(self) -> cost.Clock:
@@ -281,6 +282,14 @@ class Plan:
             what = "The whole study" if len(self.chosen) == len(self.pages) else "The training of these pages"
             lines += cost.describe(self.clock, list(study.values()), jobs, price, what)
         return "\n".join(lines)
+
+
+def _epochs_done(folder: Path) -> int:
+    """How many epochs of a run that goes on lie behind it: under way, just resumed, or cut."""
+    if progress := read_json(folder / "progress.json"):
+        return int(progress.get("epoch", progress.get("resuming", 1) - 1))
+    cut = (read_json(folder / "run.json") or {}).get("state") == "cut"
+    return int((read_json(folder / "metrics.json") or {}).get("epochs", 0)) if cut else 0
 
 
 def _to_train(plan: PagePlan) -> str:
@@ -319,15 +328,14 @@ def differences(stood: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if stood.get("notebook") != now["notebook"]:
         reasons.append("its notebook changed")
-    if not reasons and stood.get("stated") != now.get("stated"):
-        reasons.append("its YAML was reworded")
-    if not reasons and stood.get("runs") != now["runs"]:
-        reasons.append("the code that trains, the device, precision or threads changed")
-    if not reasons and stood.get("neighbours") != now["neighbours"]:
-        reasons.append("its neighbours changed")
-    if not reasons and stood != now:
-        reasons.append("a claim or a stand-in run changed")
-    return reasons
+    last = {
+        "stated": "its YAML was reworded",
+        "runs": "the code that trains, the device, precision or threads changed",
+        "neighbours": "its neighbours changed",
+    }
+    changed = [why for name, why in last.items() if stood.get(name) != now.get(name)]
+    changed += ["a claim or a stand-in run changed"] * (stood != now)
+    return reasons or changed[:1]
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -362,9 +370,7 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
             provider.setdefault(page.own.key, page.name)
     tasks = []
     for page in plan.stale:
-        after = {run.key for run in page.runs if run.found is None} - {
-            run.key for run in page.runs if provider.get(run.key) == page.name
-        }
+        after = {run.key for run in page.runs if run.found is None and provider.get(run.key) != page.name}
         if page.name.endswith("/summary"):
             after |= {run.key for other in plan.stale for run in other.runs if run.found is None}
         message = {"kind": "page", "name": page.name, "inputs": page.inputs}
@@ -379,7 +385,7 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
 
 def run_message(params: Params, key: str) -> dict[str, Any]:
     """What a worker or an engine is told of a run."""
-    told = {name: value for name, value in _stated(params).items() if name not in ("arms", "rule")}
+    told = {name: value for name, value in schema.stated(params).items() if name not in ("arms", "rule")}
     return {"kind": "run", "params": told, "key": key}
 
 
@@ -501,16 +507,19 @@ def perform(
         run = watch.train_or_load(params, settings, faces, None, params.time_limit_minutes, stop.is_set)
         state = run.state if run.state != "missing" else "cut"  # by its time limit, before the first epoch's end
         return {"state": state, "key": run.key}
-    except FerError as fault:
-        return {"error": str(fault)}
     except Exception as fault:
-        import traceback
+        return {"error": fault_words(fault, settings)}
 
-        if type(fault).__name__ == "Stopped":
-            sys.exit(STOPPED_STATUS)
-        traceback.print_exc()
-        full = getattr(fault, "errno", None) == errno.ENOSPC
-        return {"error": report.NO_SPACE if full else report.hide_paths(f"{type(fault).__name__}: {fault}", settings)}
+
+def fault_words(fault: Exception, settings: Settings) -> str:
+    """What a worker says of a fault, in a sentence; a training that was told to stop ends the process."""
+    if isinstance(fault, FerError):
+        return str(fault)
+    if type(fault).__name__ == "Stopped":
+        sys.exit(STOPPED_STATUS)
+    traceback.print_exc()
+    full = getattr(fault, "errno", None) == errno.ENOSPC
+    return report.NO_SPACE if full else report.hide_paths(f"{type(fault).__name__}: {fault}", settings)
 
 
 def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygote | None) -> dict[str, Any]:
@@ -715,17 +724,17 @@ class Progress:
 
 def results(plan: Plan) -> list[dict[str, Any]]:
     """results.csv: a row a page and run, finished ones only."""
-    return [
-        _result(page, run, run.found) for page in plan.pages.values() for run in page.results if run.found is not None
-    ]
+    # Of a page that wants one run twice (the sample's ceilings make arms alike) one row.
+    rows = {(page.name, run.key): _result(page, run) for page in plan.pages.values() for run in page.finished}
+    return list(rows.values())
 
 
-def _result(page: PagePlan, wanted: WantedRun, run: Run) -> dict[str, Any]:
+def _result(page: PagePlan, run: Run) -> dict[str, Any]:
     row = {name: run.metrics.get(name) for name in artifacts.RESULT_COLUMNS} | {
         "page": page.name,
         "notebook": page.page.notebook,
-        "network": wanted.params.network,
-        "seed": wanted.params.seed,
+        "network": run.params.network,
+        "seed": run.params.seed,
         "validation_accuracy": run.metrics["validation"]["accuracy"],
         "training_key": run.key,
     }
@@ -773,12 +782,15 @@ def compare(plan: Plan, names: Sequence[str]) -> bool:
             command = f"make report PAGE={name}{report.variables(plan.settings)}"
             raise ParameterError(f"{name} has no finished run yet: {command} first.")
     pages = [plan.pages[name] for name in names]
-    runs = [[run.found for run in page.results if run.found is not None] for page in pages]
     inputs = {
         "data": plan.data_hash,
         "pages": {
-            page.name: [_stated(page.params), found[0].scored, [run.key + run.foreign for run in found]]
-            for page, found in zip(pages, runs, strict=True)
+            page.name: [
+                schema.stated(page.params),
+                page.finished[0].scored,
+                [run.key + run.foreign for run in page.finished],
+            ]
+            for page in pages
         },
         "rendering": plan.rendering | {"compare.py": artifacts.code_fingerprint("compare.py", "leaderboard.py")},
     } | plan.own
@@ -798,10 +810,7 @@ def compared_sides(plan: Plan, names: Iterable[str]) -> list[Any]:
     from fer_core import compare as comparison
 
     pages = [plan.pages[name] for name in names]
-    return [
-        comparison.Side(page.name, page.params, tuple(run.found for run in page.results if run.found is not None))
-        for page in pages
-    ]
+    return [comparison.Side(page.name, page.params, tuple(page.finished)) for page in pages]
 
 
 def compare_study(plan: Plan) -> dict[str, list[str]]:
@@ -839,13 +848,14 @@ def compare_pages(settings: Settings, names: Sequence[str]) -> int:
 def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     """results.csv, claims.csv and index.html from what stands in OUT now; skipped where none of it has changed."""
     standing = compare_study(plan)
-    entries = [entry(page, plan.settings, failures) for page in plan.pages.values()]
+    entries = [entry(page, plan, failures) for page in plan.pages.values()]
     entries += [
         {"name": name, "title": params.claim, "finding": f"Does not apply, since it {NOT_HERE}.", "state": "elsewhere"}
         | {"href": None, "reason": NOT_HERE, "key": None}
         for name, params in plan.elsewhere.items()
     ]
-    entries.sort(key=lambda entry: schema.page_names().index(entry["name"]))
+    order = schema.page_names()
+    entries.sort(key=lambda entry: order.index(entry["name"]))
     mark = plan.settings.store / f"index-{plan.settings.name}.json"
     compared = report.comparisons(plan.settings.reports, standing)
     swept = report.sweeps(plan.settings.reports)
@@ -870,7 +880,7 @@ def tables(
     """results.csv, claims.csv, the index and the pages that belong to it, by file name."""
     rows, claims = results(plan), claim_rows(plan)
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
-    contenders = [_contender(page, plan.settings.store) for page in plan.pages.values() if page.own is not None]
+    contenders = [_contender(page, plan) for page in plan.pages.values() if page.own is not None]
     index = report.render_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013, swept)
     stored = [{name: row[name] for name in artifacts.CLAIM_COLUMNS} for row in claims]
     files = {
@@ -886,9 +896,9 @@ def tables(
     return {**files, "index.html": index.encode()}
 
 
-def entry(page: PagePlan, settings: Settings, failures: Mapping[str, str]) -> dict[str, Any]:
+def entry(page: PagePlan, plan: Plan, failures: Mapping[str, str]) -> dict[str, Any]:
     """What the index says of a page."""
-    folder = settings.reports / page.name
+    folder = plan.settings.reports / page.name
     made = read_json(folder / "page.json") or {}
     failed = bool(page.reasons) and report.page_file(folder, ".failed.html").exists()
     state = "failed" if failed else "done" if not page.reasons else "stale" if made else "missing"
@@ -901,28 +911,28 @@ def entry(page: PagePlan, settings: Settings, failures: Mapping[str, str]) -> di
         "href": f"{page.name}{ending}" if failed or made else None,
         "reason": failures.get(page.name, "; ".join(page.reasons)),
         "key": made.get("report_key"),
-        "runs": _states(page.runs, settings.store),
+        "runs": _states(page.runs, plan),
     }
 
 
-def _states(runs: Iterable[WantedRun], store: Path) -> dict[str, int]:
+def _states(runs: Iterable[WantedRun], plan: Plan) -> dict[str, int]:
     """How many are done, diverged, failed, cut, stale or missing; one begun that has not ended is missing too."""
-    told, others = Counter[str](), None
+    told = Counter[str]()
     for run in runs:
-        folder = run_folder(store, run.key)
+        folder = run_folder(plan.settings.store, run.key)
         state = run.found.state if run.found else "failed" if (folder / FAILED).exists() else None
         state = state or (read_json(folder / "run.json") or {}).get("state")
         if state is None or (run.found is None and state in artifacts.FINISHED):  # or it has lost files
-            others = others or {(read_json(path) or {}).get("identity") for path in store.glob("runs/*/run.json")}
-            state = "stale" if run.wanted.identity in others else "missing"  # by other code, precision or threads
+            # Stale: trained by other code, on another device, in another precision or on other threads.
+            state = "stale" if run.wanted.identity in plan.identities else "missing"
         told[state] += 1
     return dict(told)
 
 
-def _contender(page: PagePlan, store: Path) -> leaderboard.Contender:
+def _contender(page: PagePlan, plan: Plan) -> leaderboard.Contender:
     """A training page as the leaderboard shows it."""
-    curves = tuple(_curve(run.found) for run in page.results if run.found is not None)
-    return leaderboard.Contender(page.name, page.params, curves, _states(page.results, store))
+    curves = tuple(map(_curve, page.finished))
+    return leaderboard.Contender(page.name, page.params, curves, _states(page.results, plan))
 
 
 def _curve(run: Run) -> tuple[float | None, ...]:
@@ -939,6 +949,7 @@ def build(
     `connect` gives the engine that trains, where there is something to train.
     """
     plan = Plan(settings, names)
+    plan.check_set(page.page for page in plan.chosen)
     if not plan.stale:
         write_tables(plan, {})
         whole = "the page is" if len(plan.chosen) == 1 else f"all {len(plan.chosen)} pages are"

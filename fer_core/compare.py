@@ -140,10 +140,10 @@ class Document:
         content = {"text/html": f"<details><summary>{line}</summary>{body}</details>" if line else body}
         self._output(content, {"fer": {"beside_faces": True}} if beside_faces else None)
 
-    def figure(self, axes: Axes | np.ndarray, alt: str, source: str, stand_in: dict[str, Any] | None = None) -> None:
-        told = f"{alt} {plots.title(axes)}."
-        png, metadata = plots.picture(axes, told, source, stand_in=stand_in)
-        self._output({"image/png": base64.b64encode(png).decode(), "text/plain": told}, metadata)
+    def figure(self, axes: Axes | np.ndarray, lead: str, source: str, stand_in: dict[str, Any] | None = None) -> None:
+        png, metadata = plots.picture(axes, lead, source, stand_in)
+        told = {"image/png": base64.b64encode(png).decode(), "text/plain": metadata["image/png"]["alt"]}
+        self._output(told, metadata)
 
     def notebook(self) -> Any:
         return nbformat.v4.new_notebook(cells=self.cells)

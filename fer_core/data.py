@@ -11,22 +11,23 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import math
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Self, cast
 
@@ -44,7 +45,7 @@ UNLABELLED = 255  # the label of an image of the competition's test.csv
 TRAINING, PUBLIC, PRIVATE = range(3)  # positions in USAGES
 LOW_CONTRAST_STD = 2.0  # grey levels; FER2013's 13 lie below 0.7, the next at 4.1
 NEAR_THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
-READER = 2  # goes up when this file reads the same bytes differently: what older ones remembered is read again
+READER = 3  # goes up when this file reads the same bytes differently: what older ones remembered is read again
 
 MAX_MEMBERS = 1_000_000  # bounds on what an archive may unpack to; FER2013 as folders is 35,887 files,
 MAX_MEMBER_BYTES = 1 << 30  # as a table 301 MB, the competition's archive 0.7 GB
@@ -263,13 +264,9 @@ def _checksum(images: np.ndarray) -> int:
 
 
 def _ids(digests: np.ndarray) -> np.ndarray:
+    number: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
     prefixes = digests.astype("S12").astype("U12").tolist()
-    seen: Counter[str] = Counter()
-    ids = []
-    for prefix in prefixes:
-        seen[prefix] += 1
-        ids.append(prefix if seen[prefix] == 1 else f"{prefix}-{seen[prefix]}")
-    return np.array(ids)
+    return np.array([p if (n := next(number[p])) == 1 else f"{p}-{n}" for p in prefixes])
 
 
 def _hash(raw: Raw, digests: np.ndarray) -> str:
@@ -786,7 +783,7 @@ def _from_pictures(pictures: list[Entry], name: str) -> Raw:
 def _root(paths: list[str]) -> int:
     """How many folders lie around all class folders: data/faces/anna/x.png, data/faces/bob/2024/y.png have two."""
     folders = [path.split("/")[:-1] for path in paths]
-    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
+    shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
     return max(0, shared - all(len(parts) == shared for parts in folders))  # a single class is no root
 
 
@@ -837,20 +834,17 @@ def _pictures(pictures: list[Entry], name: str) -> tuple[np.ndarray, str]:
 
 def _decode(entry: Entry, name: str) -> np.ndarray:
     """Grey (h, w), also where the three channels of a colour picture are equal, or RGB (h, w, 3)."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     data = entry.read(-1)
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MAX_PICTURE_PIXELS:
                 raise ValueError(f"{picture.width:,} × {picture.height:,} pixels")
-            if "exif" in picture.info:
-                ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode.startswith("I"):  # 16 bits of grey
-                return (np.asarray(picture) >> 8).astype(np.uint8)
-            if picture.mode in ("L", "1", "LA"):
-                return np.asarray(picture.convert("L"))
-            pixels = np.asarray(picture.convert("RGB"))
+            turned = upright(picture)
+            if turned.mode in ("L", "1") and "transparency" not in turned.info:
+                return np.asarray(turned.convert("L"))
+            pixels = np.asarray(in_colour(turned))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         came = f"{len(data):,} bytes" if data else "an empty file"
         reason = str(error).split(" <_io")[0]
@@ -858,6 +852,36 @@ def _decode(entry: Entry, name: str) -> np.ndarray:
             f"{name}: '{entry.path}' is no readable picture ({came}; {reason}): replace or remove it."
         ) from error
     return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels
+
+
+def in_colour(picture: Any) -> Any:
+    """RGB of any mode: deep grey scaled to 8 bits, transparency laid on white."""
+    from PIL import Image
+
+    if picture.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(picture, np.float64), nan=0, posinf=0, neginf=0)
+        # Twelve bits often come in sixteen: the smallest range that holds the brightest pixel.
+        top = next((t for t in (255, 1023, 4095, 65535) if values.max() <= t), values.max())
+        if picture.mode == "F" and values.max() <= 1:
+            top = 1
+        grey = Image.fromarray((values.clip(0) / top * 255).round().astype(np.uint8))
+        return grey.convert("RGB")
+    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        covered = picture.convert("RGBA")
+        white = Image.new("RGBA", covered.size, "white")
+        white.alpha_composite(covered)
+        return white.convert("RGB")
+    return picture.convert("RGB")
+
+
+def upright(picture: Any) -> Any:
+    """Turned as its EXIF says, where that can be read."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError, struct.error):
+        return picture
 
 
 # --------------------------------------------------------------------------------------------------- splits and audit
@@ -996,8 +1020,8 @@ def near_copies(faces: Faces, thresholds: Sequence[float] = NEAR_THRESHOLDS) -> 
 
     Returns
     -------
-    threshold; further (test images above it); labels_agree (share of those whose nearest has their label, None without
-    any); mirrored (test images whose mirror image is above it): a list each.
+    threshold; n (test images above it); mirrored (test images whose mirror image is above it); agreement (share of the
+    first whose nearest has their label, NaN without any): a list each.
     """
     pool = np.flatnonzero(faces.usage != PRIVATE)
     test = np.flatnonzero((faces.usage == PRIVATE) & ~np.isin(faces.copies, faces.copies[pool]))
@@ -1011,9 +1035,9 @@ def near_copies(faces: Faces, thresholds: Sequence[float] = NEAR_THRESHOLDS) -> 
     above, labelled = [likeness > threshold for threshold in thresholds], faces.labels[test] != UNLABELLED
     return {
         "threshold": list(thresholds),
-        "further": [int(mask.sum()) for mask in above],
-        "labels_agree": [float(agree[m & labelled].mean()) if (m & labelled).any() else None for m in above],
+        "n": [int(mask.sum()) for mask in above],
         "mirrored": [int((mirrored > threshold).sum()) for threshold in thresholds],
+        "agreement": [float(agree[m & labelled].mean()) if (m & labelled).any() else math.nan for m in above],
     }
 
 

@@ -138,21 +138,6 @@ def audit_table(audit: Mapping[str, int]) -> Table:
     )
 
 
-def near_table(near: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """`data.near_copies` for plots.near_copy_curve.
-
-    Parameters
-    ----------
-    near : of `data.near_copies`
-
-    Returns
-    -------
-    DataFrame : threshold, n, mirrored, agreement
-    """
-    names = {"threshold": "threshold", "further": "n", "mirrored": "mirrored", "labels_agree": "agreement"}
-    return pd.DataFrame({new: near[old] for old, new in names.items()}).astype({"agreement": float})
-
-
 def torn_table(faces: Faces) -> Table:
     """Copies torn apart between training and validation, by each way of splitting.
 

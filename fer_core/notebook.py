@@ -532,7 +532,7 @@ class Answers:
     @property
     def confusion(self) -> np.ndarray:
         """int (k, k), true by predicted"""
-        return evaluation.confusion(self.labels, evaluation.predicted_labels(self.probabilities), len(self.classes))
+        return evaluation.confusion(self.labels, self.predicted, len(self.classes))
 
     @property
     def predicted(self) -> np.ndarray:
@@ -901,6 +901,7 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None, 
     if (gap := run.metrics.get("gap")) is not None:
         text += f"; training accuracy, as trained, lies {abs(gap) * 100:.1f} points "
         text += f"{'above' if gap >= 0 else 'below'} that on validation images"
+        text += " (both of one view of an image)" * (params.test_views > 1)
     if original is not None and found.split == "test" and data.is_fer2013(open_faces()):
         low, high = m["accuracy_low"], m["accuracy_high"]
         side = "below" if original < low else "above" if original > high else "within"

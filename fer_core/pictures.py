@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fer_core.data import PICTURE_MAGIC, PICTURE_SUFFIXES
+from fer_core.data import PICTURE_MAGIC, PICTURE_SUFFIXES, in_colour, upright
 from fer_core.schema import DataError, FerError
 
 DETECTOR = (
@@ -29,7 +28,6 @@ DETECTION_SIDE = 1280  # pixels; larger pictures are looked at in this size
 SMALLEST_FACE = 24  # pixels in that size
 SMALLEST_CROP = 8  # pixels; less is no face, whoever says so
 MAX_PIXELS = 1 << 27  # decoded, some 400 MB
-Corners = tuple[float, float, float, float]  # left, upper, right, lower
 AGREEMENT = 0.4  # share of their union that two cascades' boxes must have in common
 TURNS = (25, -25)  # degrees; the cascade itself finds faces turned by up to 15
 NOT_PICTURES = {".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".emf", ".wmf"}
@@ -69,7 +67,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Picture], int]:
     for path in paths:
         if not path.exists():
             raise DataError(f"IMAGES: {path} does not exist: check the path (a name with blanks goes in quotes).")
-        for file in _below(path) if path.is_dir() else [path]:
+        for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
             if path.is_file() or _is_picture(file):
                 found.setdefault(file.resolve())
             else:
@@ -83,11 +81,6 @@ def find(paths: Sequence[Path]) -> tuple[list[Picture], int]:
     except ValueError:  # on two drives of Windows
         base = None
     return [Picture(shown(file.relative_to(base) if base else file), file) for file in found], left_out
-
-
-def _below(folder: Path) -> list[Path]:
-    files = [Path(place) / name for place, _, names in os.walk(folder) for name in names]
-    return sorted(file for file in files if file.is_file())
 
 
 def shown(path: Path) -> str:
@@ -138,7 +131,7 @@ def decode(path: Path) -> np.ndarray:
                     raise DataError(
                         f"{pixels / 1e6:.0f} million pixels, expected at most {MAX_PIXELS / 1e6:.0f}: shrink it"
                     )
-                return np.asarray(_colour(_upright(picture)))
+                return np.asarray(in_colour(upright(picture)))
     except UnidentifiedImageError:
         raise DataError(_unknown(path)) from None
     except Image.DecompressionBombError:
@@ -159,36 +152,6 @@ def _unknown(path: Path) -> str:
     if not head:
         return "an empty file: copy it again or remove it"
     return "no picture that Pillow can read: save it as JPEG or PNG, or remove it"
-
-
-def _colour(picture: Any) -> Any:
-    """RGB of any mode: deep grey scaled to 8 bits, transparency laid on white."""
-    from PIL import Image
-
-    if picture.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(picture, np.float64), nan=0, posinf=0, neginf=0)
-        # Twelve bits often come in sixteen: the smallest range that holds the brightest pixel.
-        top = next((t for t in (255, 1023, 4095, 65535) if values.max() <= t), values.max())
-        if picture.mode == "F" and values.max() <= 1:
-            top = 1
-        grey = Image.fromarray((values.clip(0) / top * 255).round().astype(np.uint8))
-        return grey.convert("RGB")
-    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        covered = picture.convert("RGBA")
-        white = Image.new("RGBA", covered.size, "white")
-        white.alpha_composite(covered)
-        return white.convert("RGB")
-    return picture.convert("RGB")
-
-
-def _upright(picture: Any) -> Any:
-    """Turned as its EXIF says, where that can be read."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError, struct.error):
-        return picture
 
 
 # ---------------------------------------------------------------------------------------------------------------- faces
@@ -319,4 +282,4 @@ def resized(images: np.ndarray, size: tuple[int, int], channels: int) -> np.ndar
     """uint8 (n, h, w) as a network of another size or of colours wants them."""
     if images.shape[1:3] == size and channels == 1:
         return images
-    return np.stack([whole(np.stack([image] * 3, -1), size, channels) for image in images])
+    return np.stack([whole(image, size, channels) for image in images])

@@ -7,12 +7,13 @@ no line is taken for an emotion. Figures are narrow and letters large: a phone s
 
 from __future__ import annotations
 
-import functools
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from seaborn.utils import relative_luminance
 
 from fer_core.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, arm_interval, unit, words
 from fer_core.evaluation import calibration_error
@@ -38,6 +40,7 @@ KEPT_BY = {"last": "the last", "best_validation_accuracy": "best on validation"}
 VERDICT_COLOURS = {SUPPORTED: "#0b6e4f", NOT_SUPPORTED: "#9b1d52", INCONCLUSIVE: GREY}
 WIDTH, DPI = 6.0, 110  # inches; 660 pixels
 TITLE_LETTERS = 60  # that fit into WIDTH
+MEANS = "means"  # marks a figure whose images are means over many: every other one's may be faces, and is withheld
 FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
 ENOUGH_FACES = 20  # of which a mean with a heat map over it is drawn: groups of wrong answers may be small and alike
 LABEL_BOX: Any = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}  # keeps a tick's text legible
@@ -65,20 +68,14 @@ STYLE: Any = {
 }  # fmt: skip
 
 NOTHING: pd.Series = pd.Series(dtype=float)
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
-def _styled(function: Callable[P, R]) -> Callable[P, R]:
-    """Draw with STYLE, and leave the caller's rcParams as they were."""
-
-    @functools.wraps(function)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
-        with plt.rc_context(STYLE), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            return function(*args, **kwargs)
-
-    return drawn
+@contextmanager
+def _styled() -> Iterator[None]:
+    """STYLE while a figure is drawn; the caller's rcParams afterwards."""
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def palette(classes: Sequence[str]) -> dict[str, str]:
@@ -146,39 +143,37 @@ def title(axes: Axes | np.ndarray) -> str:
     return _figure(axes).get_suptitle().replace("\n", " ")
 
 
-def show(
-    axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False, stand_in: Mapping[str, Any] | None = None
-) -> None:
+def show(axes: Axes | np.ndarray, lead: str, source: str, stand_in: Mapping[str, Any] | None = None) -> None:
     """Put a figure into the page as PNG, the same bytes for the same figure, and close it.
 
     Parameters
     ----------
-    axes : what a function of this module returned
-    alt : what a reader who cannot see it should know
+    axes : what a function of this module returned, or of your own; images on it count as single faces unless its
+        figure has ``set_gid(plots.MEANS)``
+    lead : what is drawn, in a sentence; with the figure's title it is what a reader who cannot see it is told
     source : artifact and columns, as in "history.csv: epoch, train_loss"
-    faces : whether single faces can be recognised; a figure that drew some says so by itself
     stand_in : what a published page shows in place of single faces: `notebook.stand_in`
 
     The output's metadata is ``{"image/png": {"alt": …, "source": …, "lead": …}, "fer": {"faces": …, "data": …,
-    "stand_in": …}}``, where lead is alt without the title, and data ``{"name": …, "csv": …}``, just what was plotted;
-    data and stand_in only where known. ``"as_drawn": True`` stands beside them where a dark page must not turn light
-    into dark: images, emotions' colours, and cells with letters.
+    "stand_in": …}}``, where alt is lead and title, and data ``{"name": …, "csv": …}``, just what was plotted; data and
+    stand_in only where known. ``"as_drawn": True`` stands beside them where a dark page must not turn light into dark:
+    images, emotions' colours, and cells with letters.
     """
     from IPython.display import display
 
-    png, metadata = picture(axes, alt, source, faces, stand_in)
-    display({"image/png": png, "text/plain": alt}, raw=True, metadata=metadata)
+    png, metadata = picture(axes, lead, source, stand_in)
+    display({"image/png": png, "text/plain": metadata["image/png"]["alt"]}, raw=True, metadata=metadata)
 
 
-@_styled
+@_styled()
 def picture(
-    axes: Axes | np.ndarray, alt: str, source: str, faces: bool = False, stand_in: Mapping[str, Any] | None = None
+    axes: Axes | np.ndarray, lead: str, source: str, stand_in: Mapping[str, Any] | None = None
 ) -> tuple[bytes, dict[str, Any]]:
     """A figure's PNG and its output's metadata, as `show` puts them into the page; closes it.
 
     Parameters
     ----------
-    axes, alt, source, faces, stand_in : as for `show`
+    axes, lead, source, stand_in : as for `show`
 
     Returns
     -------
@@ -186,7 +181,8 @@ def picture(
     """
     figure, png = _figure(axes), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    fer: dict[str, Any] = {"faces": bool(faces or stand_in or figure.get_gid() == "faces")}
+    images = any(ax.images for ax in figure.axes)
+    fer: dict[str, Any] = {"faces": bool(stand_in) or (images and figure.get_gid() != MEANS)}
     name, plotted = vars(figure).get("plotted", ("", None))
     if stand_in is not None:
         name, plotted = "faces", pd.DataFrame(stand_in["rows"], columns=stand_in["columns"])
@@ -195,8 +191,9 @@ def picture(
         fer["data"] = {"name": name, "csv": plotted.to_csv(index=False, lineterminator="\n", float_format="%.6g")}
     plt.close(figure)
     # What the title does not say is for all readers, not only for those who cannot see.
-    told: dict[str, Any] = {"alt": alt, "source": source, "lead": alt.replace(f"{title(axes)}.", "").strip()}
-    if figure.get_gid() == "as drawn" or any(ax.images for ax in figure.axes):
+    alt = " ".join(filter(None, (lead, title(axes) and f"{title(axes)}.")))
+    told: dict[str, Any] = {"alt": alt, "source": source, "lead": lead}
+    if figure.get_gid() == "as drawn" or images:
         told["as_drawn"] = True
     return png.getvalue(), {"image/png": told, "fer": fer}
 
@@ -204,7 +201,7 @@ def picture(
 # -- training
 
 
-@_styled
+@_styled()
 def loss_curves(
     history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = (), rule: str = ""
 ) -> np.ndarray:
@@ -249,7 +246,7 @@ def loss_curves(
     return axes
 
 
-@_styled
+@_styled()
 def accuracy_curves(
     history: pd.DataFrame, selected_epoch: int | None = None, others: Sequence[pd.DataFrame] = (), rule: str = ""
 ) -> Axes:
@@ -286,7 +283,7 @@ def accuracy_curves(
 # -- evaluation
 
 
-@_styled
+@_styled()
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
     """int (k, k), true by predicted: coloured by share of its row, with share and count in each cell.
 
@@ -363,17 +360,10 @@ def _heat_map(
     return ax
 
 
-def _luminance(colours: np.ndarray) -> np.ndarray:
-    """Relative luminance (n,) of colours (n, 3 or 4) in 0–1. Source: WCAG 2.2."""
-    shares = np.asarray(colours, dtype=float)[:, :3]
-    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
-    return linear @ np.array([0.2126, 0.7152, 0.0722])
-
-
 def _legible(name: str) -> ListedColormap:
     """A colour map whose few colours on which no letters are legible give way to the nearest on which some are."""
     colours = plt.get_cmap(name)(np.linspace(0, 1, 256))
-    found = _luminance(colours)
+    found = relative_luminance(colours)
     good = np.flatnonzero((found <= ILLEGIBLE[0]) | (found >= ILLEGIBLE[1]))
     nearest = [good[np.abs(good - place).argmin()] for place in range(len(colours))]
     return ListedColormap(colours[nearest])
@@ -382,12 +372,12 @@ def _legible(name: str) -> ListedColormap:
 def _letter(ax: Axes) -> None:
     """Black or white letters in a heat map's cells, whichever stand out more; on a dark page it stays as it is."""
     _figure(ax).set_gid("as drawn")  # turned for a dark page, half of the cells would lose their letters
-    dark = _luminance(np.asarray(ax.collections[0].get_facecolor())) <= ILLEGIBLE[0]
+    dark = relative_luminance(np.asarray(ax.collections[0].get_facecolor())) <= ILLEGIBLE[0]
     for text, on_dark in zip(ax.texts, dark if ax.texts else (), strict=True):
         text.set_color("white" if on_dark else "black")
 
 
-@_styled
+@_styled()
 def class_bars(metrics: Mapping[str, Any], leak_free: Mapping[str, Any] | None = None) -> np.ndarray:
     """Precision, recall and F1 of each class: Axes (3,), a ring where the images without a copy have it.
 
@@ -425,7 +415,7 @@ def class_bars(metrics: Mapping[str, Any], leak_free: Mapping[str, Any] | None =
     return axes
 
 
-@_styled
+@_styled()
 def class_recalls(table: pd.DataFrame) -> np.ndarray:
     """Recall of each class (rows) in each arm (columns): Axes (arms,). The finding compares the last with the first.
 
@@ -450,10 +440,8 @@ def class_recalls(table: pd.DataFrame) -> np.ndarray:
     return axes
 
 
-@_styled
-def reliability(
-    table: pd.DataFrame, scaled: pd.DataFrame | None = None, temperature: float | None = None, images: str = ""
-) -> np.ndarray:
+@_styled()
+def reliability(table: pd.DataFrame, scaled: pd.DataFrame, temperature: float, images: str) -> np.ndarray:
     """Reliability diagram over the number of images in each bin, before and after temperature scaling.
 
     Parameters
@@ -472,43 +460,32 @@ def reliability(
     if error is not None:
         lead = float(np.average(filled["confidence"] - filled["accuracy"], weights=filled["n"])) * 100
         finding = f"{'Over' if lead > 0 else 'Under'}confident by {abs(lead):.1f} points on average "
-        finding += f"(ECE {percent(error)}"
-        if scaled is not None and temperature is not None:
-            finding += f"; {percent(calibration_error(scaled))} at temperature {temperature:.2f}"
-        finding += ")"
+        finding += f"(ECE {percent(error)}; {percent(calibration_error(scaled))} at temperature {temperature:.2f})"
     _title(figure, finding)
     axes[0].plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
     drawn = table[table["n"] >= FEW_IMAGES]
     axes[0].plot(drawn["confidence"], drawn["accuracy"], "o-", color=VALIDATION, markersize=5, label="as trained")
-    few = len(drawn) < len(filled)
-    parts = [table.assign(temperature=1.0)]
-    if scaled is not None and temperature is not None:
-        after = scaled[scaled["n"] >= FEW_IMAGES]
-        text = f"at temperature {temperature:.2f}" + (f", fitted on {images}" if images else "")
-        axes[0].plot(
-            after["confidence"], after["accuracy"], "D-", color=TRAIN, markersize=5, markerfacecolor="white", label=text
-        )
-        few |= len(after) < int((scaled["n"] > 0).sum())
-        parts.append(scaled.assign(temperature=temperature))
+    after = scaled[scaled["n"] >= FEW_IMAGES]
+    text, white = f"at temperature {temperature:.2f}, fitted on {images}", {"markersize": 5, "markerfacecolor": "white"}
+    axes[0].plot(after["confidence"], after["accuracy"], "D-", color=TRAIN, label=text, **white)
     axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.02), frameon=False, borderaxespad=0, labelspacing=0.3)
     axes[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    if few:
+    if len(drawn) < len(filled) or len(after) < int((scaled["n"] > 0).sum()):
         axes[0].set_ylabel(f"accuracy (bins of\n{FEW_IMAGES} images or more)")
     width = table["high"] - table["low"]
     axes[1].bar(table["low"], table["n"], width, align="edge", color=VALIDATION, edgecolor="white")
-    if scaled is not None:
-        edges = [*scaled["low"], scaled["high"].iloc[-1]]
-        axes[1].stairs(scaled["n"], edges, color=TRAIN, linewidth=1.5)
+    axes[1].stairs(scaled["n"], [*scaled["low"], scaled["high"].iloc[-1]], color=TRAIN, linewidth=1.5)
     axes[1].set(ylabel="images", xlabel="confidence (probability of the answer)")
     axes[1].yaxis.set_major_formatter(FuncFormatter(_count_tick))
     axes[0].yaxis.set_major_formatter(FuncFormatter(_percent_tick))
     axes[1].xaxis.set_major_formatter(FuncFormatter(_percent_tick))
     figure.align_ylabels(axes)
-    _plotted(figure, "reliability", pd.concat(parts))
+    both = [table.assign(temperature=1.0), scaled.assign(temperature=temperature)]
+    _plotted(figure, "reliability", pd.concat(both))
     return axes
 
 
-@_styled
+@_styled()
 def test_intervals(metrics: Mapping[str, Any]) -> Axes:
     """Accuracy of each scored split of metrics.json with its Wilson 95 % interval.
 
@@ -541,7 +518,7 @@ def test_intervals(metrics: Mapping[str, Any]) -> Axes:
     return accuracies(table, finding, "accuracy (95 % interval over images)")
 
 
-@_styled
+@_styled()
 def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> Axes:
     """Accuracies, a row each: columns name, value, low, high (NaN: unknown), and ours (optional; others are hollow).
 
@@ -575,7 +552,7 @@ def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> A
 # -- data
 
 
-@_styled
+@_styled()
 def class_counts(counts: pd.DataFrame) -> np.ndarray:
     """Images of each class (rows) in each split (columns): Axes (splits,). The finding is about the first column.
 
@@ -603,7 +580,7 @@ def class_counts(counts: pd.DataFrame) -> np.ndarray:
     return axes
 
 
-@_styled
+@_styled()
 def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int]) -> np.ndarray:
     """Mean face of each class, (k, h, w) in 0–255, with the number of images behind it: Axes (k,).
 
@@ -622,13 +599,13 @@ def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int])
     titles = [f"{name}\n{n:,}" for name, n in zip(classes, counts, strict=True)]
     finding = f"The mean face of {most} has the most contrast, that of {least} the least"
     axes = _grid(means, titles, finding)
-    if any(0 < n < FEW_FACES for n in counts):
-        _figure(axes).set_gid("faces")
+    if not any(0 < n < FEW_FACES for n in counts):
+        _figure(axes).set_gid(MEANS)
     _plotted(_figure(axes), "mean_faces", pd.DataFrame({"class": list(classes), "n": counts, "contrast": spread}))
     return axes
 
 
-@_styled
+@_styled()
 def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) -> np.ndarray:
     """Images' mean grey (n,) and standard deviation (n,), 0–255: Axes (2,). `flat` of them have next to no contrast.
 
@@ -662,13 +639,13 @@ def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) ->
     return axes
 
 
-@_styled
+@_styled()
 def near_copy_curve(table: pd.DataFrame) -> Axes:
-    """Test images with a near copy, by similarity: columns threshold, n, and where known mirrored, agreement (0–1).
+    """Test images with a near copy, by similarity.
 
     Parameters
     ----------
-    table : threshold (cosine), n (test images), mirrored, agreement (0–1; NaN: no pair)
+    table : of `data.near_copies`: threshold (cosine), n (test images), mirrored, agreement (0–1; NaN: no pair)
 
     Returns
     -------
@@ -678,14 +655,13 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
     table = table.sort_values("threshold").reset_index(drop=True)
     row = table.iloc[int(np.argmin(np.abs(table["threshold"] - 0.98)))].astype(float)
     finding = f"{row['n']:,.0f} more test images have a near copy above {row['threshold']:g}"
-    if np.isfinite(row.get("agreement", np.nan)):  # NaN where there is no pair
+    if np.isfinite(row["agreement"]):
         finding += f"; {percent(row['agreement'], 0)} of the pairs share their label"
     _title(figure, finding)
     ends = []
     for column, label, colour in (("n", "as it stands", VALIDATION), ("mirrored", "mirrored", GREY)):
-        if column in table:
-            ax.plot(table["threshold"], table[column], "o-", color=colour, markersize=4)
-            ends.append((float(table[column].iloc[0]), label, colour))
+        ax.plot(table["threshold"], table[column], "o-", color=colour, markersize=4)
+        ends.append((float(table[column].iloc[0]), label, colour))
     ax.invert_xaxis()  # the strictest on the left, so that the count rises to the right, where the labels stand
     ax.set(xlabel="similarity asked for (cosine of mean-free pixels)", ylabel="test images", ylim=(0, None))
     ax.yaxis.set_major_formatter(FuncFormatter(_count_tick))
@@ -694,7 +670,7 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
     return ax
 
 
-@_styled
+@_styled()
 def images_grid(images: np.ndarray, titles: Sequence[str], finding: str = "") -> np.ndarray:
     """Single faces, marked as such, with a title each: Axes (n,).
 
@@ -708,12 +684,10 @@ def images_grid(images: np.ndarray, titles: Sequence[str], finding: str = "") ->
     -------
     Axes (n,)
     """
-    axes = _grid(images, titles, finding)
-    _figure(axes).set_gid("faces")
-    return axes
+    return _grid(images, titles, finding)
 
 
-@_styled
+@_styled()
 def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Where the network looks, as class means: over right answers above, over wrong ones below.
 
@@ -760,6 +734,7 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
     told = "Yellow: most decisive for the answer, violet: less, grey: hardly"
     told += f"\neach picture: mean of at most {int(counts.max(initial=0)):,} images"
     figure = _figure(axes)
+    figure.set_gid(MEANS)
     figure.set_figheight(figure.get_figheight() + 0.4)
     figure.supxlabel(told, x=0.012, ha="left", fontsize=9.5)
     for row, word in enumerate(("right", "wrong")):
@@ -795,7 +770,7 @@ def _two_rows(images: np.ndarray, titles: Sequence[Sequence[str]], finding: str)
     return used
 
 
-@_styled
+@_styled()
 def augmentation_grid(image: np.ndarray, variants: np.ndarray, name: str = "One face", mean_of: int = 1) -> np.ndarray:
     """One face uint8 (h, w), framed, and what the training transforms make of it, (n, h, w): Axes (n + 1,).
 
@@ -815,15 +790,15 @@ def augmentation_grid(image: np.ndarray, variants: np.ndarray, name: str = "One 
     titles = ["original", *(str(epoch) for epoch in range(1, len(variants) + 1))]
     axes = _grid(np.concatenate([image[None], variants]), titles, finding)
     axes[0].spines[:].set(visible=True, color=INK, linewidth=2)
-    if mean_of < FEW_FACES:
-        _figure(axes).set_gid("faces")
+    if mean_of >= FEW_FACES:
+        _figure(axes).set_gid(MEANS)
     return axes
 
 
 # -- claims
 
 
-@_styled
+@_styled()
 def arm_curves(
     arms: Mapping[str, Sequence[pd.DataFrame]],
     column: str = "validation_accuracy",
@@ -905,7 +880,7 @@ def arm_curves(
     return ax
 
 
-@_styled
+@_styled()
 def arm_values(table: pd.DataFrame, metric: str) -> Axes:
     """Each run a dot, each arm its mean and 95 % interval: a `claims.arm_table`.
 
@@ -932,7 +907,7 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
     return ax
 
 
-@_styled
+@_styled()
 def claim_effects(table: pd.DataFrame) -> Axes:
     """All claims, each row on its own scale, around zero, with its threshold as a tick.
 
@@ -977,7 +952,7 @@ def claim_effects(table: pd.DataFrame) -> Axes:
 # -- comparisons
 
 
-@_styled
+@_styled()
 def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequence[str], names: tuple[str, str]) -> Axes:
     """Second minus first confusion matrix, int (k, k) of the same images: each cell in points of its row, in images.
 
@@ -1019,7 +994,7 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
     return ax
 
 
-@_styled
+@_styled()
 def recall_intervals(table: pd.DataFrame) -> Axes:
     """Recall by class and arm with intervals: columns class, arm, value, low, high, n.
 
@@ -1060,7 +1035,7 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
 # -- a sweep
 
 
-@_styled
+@_styled()
 def best_so_far(scores: Sequence[float | None], metric: str) -> Axes:
     """Each trial's score by number, and the best one until then.
 
@@ -1095,7 +1070,7 @@ def best_so_far(scores: Sequence[float | None], metric: str) -> Axes:
     return ax
 
 
-@_styled
+@_styled()
 def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], best: int | None, metric: str) -> Axes:
     """Each trial's score by epoch; those given up end in a cross, the best is thick.
 
@@ -1133,7 +1108,7 @@ def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], 
     return ax
 
 
-@_styled
+@_styled()
 def importances(shares: Mapping[str, float]) -> Axes:
     """A bar a parameter, its share of the importance.
 
@@ -1159,7 +1134,7 @@ def importances(shares: Mapping[str, float]) -> Axes:
     return ax
 
 
-@_styled
+@_styled()
 def parallel_coordinates(
     table: pd.DataFrame, scores: Sequence[float | None], best: int | None, logs: Sequence[str], metric: str
 ) -> Axes:
@@ -1256,7 +1231,7 @@ def _figure(axes: Axes | np.ndarray) -> Figure:
 def _title(figure: Figure, finding: str) -> None:
     # Left-aligned over the whole figure: long labels beside the axes would push an axes' own title out of it.
     if finding:
-        wrap = functools.partial(textwrap.wrap, finding, break_on_hyphens=False)
+        wrap = partial(textwrap.wrap, finding, break_on_hyphens=False)
         width = TITLE_LETTERS
         count = len(wrap(width))
         while width > 20 and len(wrap(width - 1)) == count:
@@ -1372,7 +1347,7 @@ def _rate(ax: Axes, history: pd.DataFrame) -> None:
     marker = "o" if len(history) < FEW_EPOCHS else None
     ax.plot(history["epoch"], rates, color=INK, linewidth=1.5, drawstyle="steps-mid", marker=marker)
     top = float(rates[np.isfinite(rates)].max(initial=0))
-    ax.set(ylim=(0, top * 1.15 or 1), ylabel="learning\nrate", xlabel="epoch")
+    ax.set(ylim=(0, top * 1.15 or 1), ylabel="learning\nrate")
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     _epochs(ax)

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fer_core import artifacts, build, devices, leaderboard, limits, report, reproduce
+from fer_core import artifacts, build, devices, leaderboard, limits, report, reproduce, schema
 from fer_core.artifacts import Run, Settings, digest, read_json, write_bytes, write_json
 from fer_core.schema import DEFAULTS, PACKAGE, ROOT, FerError, Params
 
@@ -89,11 +89,6 @@ def _rendered(notebook: Any, context: report.PageContext) -> bytes:
     return report.render(notebook, dataclasses.replace(context, provenance=told)).encode()
 
 
-def _neighbours(names: list[str]) -> dict[str, tuple[str | None, str | None]]:
-    """The page before and the page after each: of those that are published, so that no link leads nowhere."""
-    return dict(zip(names, zip([None, *names[:-1]], [*names[1:], None], strict=True), strict=True)) if names else {}
-
-
 def _published_page(
     plan: build.Plan, page: build.PagePlan, neighbours: tuple[str | None, str | None], target: Path
 ) -> list[str]:
@@ -109,13 +104,24 @@ def _published_page(
     context = report.page_context(
         page.page, page.params, plan.settings, runs, own, notebook, neighbours, tuple(files), made, elsewhere
     )
-    rendered = _rendered(notebook, context)
+    rendered = _rendered(notebook, dataclasses.replace(context, ledger=_on_the_ledger(plan, page)))
     shutil.rmtree(target / page.name, ignore_errors=True)
     for name, content in files.items():
         write_bytes(target / page.name / name, content)
     write_bytes(target / f"{page.name}.html", rendered)
     over = len(rendered) > PAGE_BYTES
     return [f"{page.name} is {len(rendered) / 1e3:.0f} kB, more than the {PAGE_BYTES / 1e3:.0f} it may be"] * over
+
+
+def _on_the_ledger(plan: build.Plan, page: build.PagePlan) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """The page's runs with the folders and files that hold them, as its links say."""
+    found = []
+    for arm, runs in page.arms.items():
+        for run in runs:
+            folder = plan.settings.ledger / run.wanted.identity
+            names = tuple(sorted(file.name for file in folder.iterdir()))
+            found.append((f"{arm}, seed {run.params.seed}", f"../runs/{folder.name}", names))
+    return tuple(found)
 
 
 def _write_index(
@@ -128,7 +134,7 @@ def _write_index(
     """results.csv, claims.csv, the index and what belongs to it; what is not published is missing there."""
     entries = []
     for page in plan.pages.values():
-        entry = build.entry(page, plan.settings, left_out)
+        entry = build.entry(page, plan, left_out)
         if page.name in left_out:
             entry |= {"state": "missing", "href": None, "finding": ""}
         entries.append(entry)
@@ -162,16 +168,6 @@ def _published_sweeps(reports: Path, names: list[str], target: Path) -> list[dic
     return report.sweeps(target)
 
 
-def _left_out(plan: build.Plan) -> dict[str, str]:
-    """Failed, stale and missing pages, by name, and why."""
-    found = {}
-    for page in plan.pages.values():
-        failed = (plan.settings.reports / f"{page.name}.failed.html").exists()
-        if page.reasons:
-            found[page.name] = "it failed" if failed else "; ".join(page.reasons)
-    return found
-
-
 def publish(settings: Settings) -> int:
     """Write reports/published/<dataset>/ anew from what is finished and current; returns the exit status.
 
@@ -185,11 +181,11 @@ def publish(settings: Settings) -> int:
     if settings.name == "fer2013" and not plan.fer2013:
         raise FerError("These are not FER2013's images, and fer2013 is its study's name: say NAME=, another one.")
     target = settings.ledger.parent
-    left_out = _left_out(plan)
+    left_out = {page.name: "; ".join(page.reasons) for page in plan.pages.values() if page.reasons}
     runs = export_ledger(plan, settings.ledger)
     notes: list[str] = []
     current = [page for page in plan.pages.values() if page.name not in left_out]
-    neighbours = _neighbours([page.name for page in current])
+    neighbours = schema.neighbours([page.name for page in current])  # of those published: no link leads nowhere
     for page in plan.pages.values():
         if page.name in left_out:  # what stood there before would say something that is no longer so
             (target / f"{page.name}.html").unlink(missing_ok=True)

@@ -94,6 +94,9 @@ class PageContext:
     provenance: dict[str, str] = field(default_factory=dict)
     colab: str = ""
     stated: str = ""  # the page's YAML as it was written
+    ledger: tuple[
+        tuple[str, str, tuple[str, ...]], ...
+    ] = ()  # of each published run: what it is, its folder, its files
     failure: Failure | None = None
 
     @property

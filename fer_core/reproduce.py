@@ -14,10 +14,12 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from fer_core import artifacts, build, report
 from fer_core.artifacts import Run, Settings, write_json
@@ -41,14 +43,6 @@ def hashes(run: Run) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()}
 
 
-def _flat(values: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(values, dict):
-        for name, value in values.items():
-            yield from _flat(value, f"{place}.{name}" if place else name)
-    else:
-        yield place, values
-
-
 def first_difference(stood: Run, fresh: Run) -> str:
     """The first field that differs, as `history.csv: epoch 3, validation_loss: 1.23 against 1.24`; empty: none does."""
     rows = zip(stood.history.to_dict("records"), fresh.history.to_dict("records"), strict=False)
@@ -58,8 +52,8 @@ def first_difference(stood: Run, fresh: Run) -> str:
                 return f"history.csv: epoch {number}, {column}: {value} against {now[column]}"
     if len(stood.history) != len(fresh.history):
         return f"history.csv: {len(stood.history)} epochs against {len(fresh.history)}"
-    before, after = dict(_flat(stood.metrics)), dict(_flat(fresh.metrics))
-    for field in sorted(before.keys() | after.keys()):
+    before, after = (pd.json_normalize(run.metrics).iloc[0].to_dict() for run in (stood, fresh))
+    for field in sorted(map(str, before.keys() | after.keys())):
         if before.get(field) != after.get(field):
             return f"metrics.json: {field}: {before.get(field)} against {after.get(field)}"
     found, expected = hashes(fresh), hashes(stood)

@@ -160,6 +160,7 @@ SPECS: dict[str, Spec] = {f.name: f.metadata["spec"] for f in dataclasses.fields
 DEFAULTS = Params()
 WHOLE = "the whole recipe"  # the arm that an ablation compares with
 RUN_GROUPS = ("data", "network", "training", "transforms")
+RUN_PARAMETERS = [name for name, spec in SPECS.items() if spec.group in RUN_GROUPS]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -227,7 +228,7 @@ def check_spec(name: str, value: Any, spec: Spec, where: str) -> None:
     """Refuse a value of the wrong type or out of the spec's range, in a sentence that names `where` it stands."""
     fault = _kind_fault(name, value, spec) or _range_fault(value, spec)
     if fault:
-        raise ParameterError(f"{where}: {name} {fault}.")
+        raise ParameterError(f"{where}: {name} {fault}{'' if fault.endswith('?') else '.'}")
 
 
 def check_value(name: str, value: Any, where: str) -> Any:
@@ -237,8 +238,6 @@ def check_value(name: str, value: Any, where: str) -> Any:
     ------
     ParameterError: unknown name, wrong type or out of range; the sentence names `where` it stands.
     """
-    if name not in SPECS:
-        raise ParameterError(f"{where}: unknown parameter {name}{nearest(name, SPECS)}")
     spec = SPECS[name]
     if value is None and spec.optional:
         return None
@@ -264,7 +263,8 @@ def check(values: Mapping[str, Any], where: str, allowed: Iterable[str] | None =
     names = set(SPECS if allowed is None else allowed)
     for name in values:
         if name not in names:
-            raise ParameterError(f"{where}: unknown parameter {name}{nearest(str(name), names)}")
+            near = nearest(str(name), names) or "; delete it, or take one of `Params` in fer_core/schema.py."
+            raise ParameterError(f"{where}: unknown parameter {name}{near}")
     return {name: check_value(name, value, where) for name, value in values.items()}
 
 
@@ -323,12 +323,14 @@ def parse_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ParameterError(f"{where}{line}: not valid YAML ({getattr(fault, 'problem', fault)}).") from None
+        raise ParameterError(
+            f"{where}{line}: not valid YAML ({getattr(fault, 'problem', fault)}): correct it."
+        ) from None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The map in a YAML file; an empty file is an empty map."""
-    where = "/".join(path.parts[-3:]) if "params" in path.parts else path.name
+    where = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -383,6 +385,12 @@ def page_names() -> list[str]:
     return sorted(names, key=lambda n: (n.split("/")[0], rank.get(n.split("/")[1], 1), n))
 
 
+def neighbours(names: list[str]) -> dict[str, tuple[str | None, str | None]]:
+    """The page before and the page after each of those named, in their order."""
+    sides = zip([None, *names], names, [*names[1:], None], strict=False)
+    return {name: (before, after) for before, name, after in sides}
+
+
 def load_page(name: str) -> Page:
     """The page of that name.
 
@@ -391,7 +399,7 @@ def load_page(name: str) -> Page:
     ParameterError: no such page (with the nearest), or its YAML is at fault.
     """
     if name not in page_names():
-        near = nearest(name, page_names()) or f": it would be a file params/{name}.yaml"
+        near = nearest(name, page_names()) or f": a page is <notebook>/<page>, a file params/{name}.yaml in its folder."
         raise ParameterError(f"no page {name}{near}")
     page = Page(name, load_yaml(ROOT / "params" / f"{name}.yaml"))
     check(page.values, f"params/{name}.yaml", notebook_parameters(page.notebook))
@@ -418,9 +426,8 @@ def notebook_defaults(notebook: str) -> dict[str, Any]:
     where = f"notebooks/{notebook}.ipynb"
     for cell in read_notebook(notebook)["cells"]:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
-            source = cell["source"]
             try:
-                tree = ast.parse(source if isinstance(source, str) else "".join(source))
+                tree = ast.parse("".join(cell["source"]))
             except SyntaxError as fault:
                 raise ParameterError(f"{where}: the parameters cell is no Python: {fault.msg}.") from fault
             break
@@ -428,17 +435,15 @@ def notebook_defaults(notebook: str) -> dict[str, Any]:
         raise ParameterError(f"{where}: no cell tagged `parameters`.")
     values = {}
     for line in tree.body:
-        if isinstance(line, ast.Assign):
-            target: ast.expr = line.targets[0]
-            value: ast.expr | None = line.value
-        elif isinstance(line, ast.AnnAssign):
-            target, value = line.target, line.value
-        if not isinstance(line, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name) or value is None:
-            raise ParameterError(f"{where}: the parameters cell holds more than `name = literal`.")
+        match line:
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                pass
+            case _:
+                raise ParameterError(f"{where}: the parameters cell holds more than `name = literal`.")
         try:
-            values[target.id] = ast.literal_eval(value)
+            values[name] = ast.literal_eval(value)
         except ValueError as fault:
-            told = f"`{target.id} = {ast.unparse(value)}` is no literal"
+            told = f"`{name} = {ast.unparse(value)}` is no literal"
             raise ParameterError(f"{where}: {told}, which papermill could replace: write its value.") from fault
     return check(values, where)
 
@@ -515,10 +520,9 @@ def ablation_runs(params: Params, sample: bool, set_values: Mapping[str, Any] | 
     arms = {}
     without = {f"without {name}": changes for name, changes in params.ablation.items()}
     for name, changes in ({WHOLE: {}} | without).items():
-        own = [parameter for parameter, spec in SPECS.items() if spec.group in RUN_GROUPS]
         if not isinstance(changes, Mapping):
             raise ParameterError(f"ablation, {name}: expected {{parameter: value}}, found {changes!r}.")
-        changed = dataclasses.replace(params, **check(changes, f"ablation, {name}", own))
+        changed = dataclasses.replace(params, **check(changes, f"ablation, {name}", RUN_PARAMETERS))
         changed = dataclasses.replace(changed, seed=params.seeds[0], epochs=min(params.epochs, params.ablation_epochs))
         changed = dataclasses.replace(_lower(changed) if sample else changed, **(set_values or {}))
         arms[name] = [dataclasses.replace(changed, ablation={}, test_by_epoch=False)]
@@ -545,12 +549,12 @@ def applies(params: Params, classes: Iterable[str]) -> bool:
     return not (params.arms and params.needs_fer2013) or tuple(classes) == EMOTIONS
 
 
+def stated(params: Params, base: Params = DEFAULTS) -> dict[str, Any]:
+    """The parameters that are not as in `base`."""
+    return {name: getattr(params, name) for name in SPECS if getattr(params, name) != getattr(base, name)}
+
+
 def run_values(params: Params) -> dict[str, Any]:
     """The parameters that bear on training and are not at their general default; precision and threads stand apart."""
-    return {
-        name: getattr(params, name)
-        for name, spec in SPECS.items()
-        if spec.group in RUN_GROUPS
-        and name not in ("precision", "threads")
-        and getattr(params, name) != getattr(DEFAULTS, name)
-    }
+    known = set(RUN_PARAMETERS) - {"precision", "threads"}
+    return {name: value for name, value in stated(params).items() if name in known}

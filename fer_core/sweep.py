@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from fer_core import artifacts, build, data, devices, report, schema
 from fer_core.artifacts import Run, Settings, digest, run_folder, run_key
 from fer_core.data import PRIVATE, Faces
-from fer_core.schema import ROOT, RUN_GROUPS, SPECS, FerError, ParameterError, Params, nearest, percent
+from fer_core.schema import ROOT, RUN_PARAMETERS, SPECS, FerError, ParameterError, Params, nearest, percent
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -134,7 +134,7 @@ def load(name: str) -> Sweep:
         if not values.get(needed):
             raise ParameterError(f"{where}: {needed} is missing: a sweep needs a base page and ranges.")
     page = schema.load_page(values["page"])
-    known = [name for name in schema.notebook_parameters(page.notebook) if SPECS[name].group in RUN_GROUPS]
+    known = [name for name in schema.notebook_parameters(page.notebook) if name in RUN_PARAMETERS]
     if "learning_rate" not in known or page.values.get("arms"):
         raise ParameterError(f"{where}: {page.name} trains no network of its own: name a training page.")
     values["set"] = schema.check(values.get("set", {}), f"{where}, set", known)
@@ -222,7 +222,7 @@ def base_params(sweep: Sweep, settings: Settings) -> Params:
     """
     page = schema.load_page(sweep.page)
     known = schema.notebook_parameters(page.notebook)
-    fixed = set(sweep.ranges) | {name for name in known if SPECS[name].group not in RUN_GROUPS}
+    fixed = set(sweep.ranges) | set(known) - set(RUN_PARAMETERS)
     for name in fixed & set(settings.set_values):
         raise ParameterError(f"SET: {name} is the sweep's own: change it in params/sweeps/{sweep.name}.yaml.")
     schema.check(settings.set_values, "SET", known)
@@ -272,10 +272,9 @@ def train(
     ------
     training.Stopped: `stop` said so.
     """
-    from fer_core import training
+    from fer_core import training, watch
 
-    started = time.monotonic()
-    found: dict[str, Any] = {"state": "complete", "scores": [], "epochs": [], "status": [], "low": None, "high": None}
+    started, done = time.monotonic(), list[Run]()
     told = 0
     given_up = False
 
@@ -294,7 +293,7 @@ def train(
 
     for place, params in enumerate(runs):
         try:
-            run = training.train_or_load(
+            run = watch.train_or_load(
                 params, settings, faces, None if place else on_epoch, None, lambda: given_up or stop()
             )
         except training.Stopped:
@@ -305,19 +304,19 @@ def train(
                 for row in run.history.to_dict("records"):
                     hear({str(name): value for name, value in row.items()})
         if given_up:
-            found |= {"state": "pruned", "scores": [], "epochs": [told], "status": ["pruned"]}
-            break
-        _add(found, run, objective, place)
-    return {**found, "seconds": time.monotonic() - started}
-
-
-def _add(found: dict[str, Any], run: Run, objective: str, place: int) -> None:
-    scores = run.metrics["validation"]
-    found["scores"].append(scores[METRICS[objective]])
-    found["epochs"].append(run.metrics["epochs"])
-    found["status"].append(run.metrics["status"])
-    if place == 0:
-        found |= {"low": scores["accuracy_low"], "high": scores["accuracy_high"], "n": scores["n"]}
+            seconds = time.monotonic() - started
+            return {"state": "pruned", "scores": [], "epochs": [told], "status": ["pruned"], "seconds": seconds}
+        done.append(run)
+    found = [run.metrics for run in done]
+    first = found[0]["validation"]
+    return {
+        "state": "complete",
+        "scores": [metrics["validation"][METRICS[objective]] for metrics in found],
+        "epochs": [metrics["epochs"] for metrics in found],
+        "status": [metrics["status"] for metrics in found],
+        **{"low": first["accuracy_low"], "high": first["accuracy_high"], "n": first["n"]},
+        "seconds": time.monotonic() - started,
+    }
 
 
 def _checkpointed(params: Params, settings: Settings, faces: Faces) -> list[dict[str, Any]]:
@@ -352,17 +351,10 @@ def serve(connection: Connection, settings: Settings, objective: str, log: Path)
 def _attempt(runs: list[Params], objective: str, settings: Settings, faces: Faces, tell: Any, stop: Any) -> dict:
     try:
         return train(runs, objective, settings, faces, tell, stop)
-    except FerError as fault:
-        return {"state": "failed", "reason": str(fault)}
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise
     except Exception as fault:
-        if type(fault).__name__ == "Stopped":
-            sys.exit(75)
-        import traceback
-
-        traceback.print_exc()
-        return {"state": "failed", "reason": f"{type(fault).__name__}: {fault}"}
+        return {"state": "failed", "reason": build.fault_words(fault, settings)}
 
 
 class Sender:
@@ -378,13 +370,12 @@ class Sender:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        faces = without_test_images(data.open_faces(self.settings.data, self.settings.store))
-
         def tell(epoch: int, score: float) -> bool:
             self.theirs.send(("epoch", epoch, score))
             return self.theirs.recv()
 
-        with contextlib.suppress(EOFError, OSError):  # the search is over
+        with contextlib.suppress(EOFError, OSError), self.theirs:  # the search is over
+            faces = without_test_images(data.open_faces(self.settings.data, self.settings.store))
             while True:
                 runs, started = self.theirs.recv(), time.monotonic()
                 outcome = self._train(runs, faces.data_hash)

@@ -70,7 +70,7 @@ def offline_runs(store: Path) -> list[Tracked]:
         file = folder / f"run-{match[1]}.wandb" if match else folder
         if match is None or not file.is_file():
             continue
-        sent = file.with_suffix(".wandb.synced").exists()
+        sent = Part(file, ()).sent
         if not sent and next(records(file.read_bytes()), None) is None:
             continue  # killed before anything was on disk: nothing to send, and wandb's sync cannot read it
         epochs = () if sent else tuple(logged_epochs(file))

@@ -58,11 +58,13 @@ def train_or_load(
     Stopped, FerError: as there; and where there is a GPU that this torch cannot compute on.
     """
     resolved, device = devices.resolve(params, settings.device)
-    if device == "cuda" and not torch.cuda.is_available():
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as fault:
         raise FerError(
-            f"An NVIDIA driver is here, but torch {torch.__version__} cannot compute on it: use DEVICE=cpu, or a torch "
-            "that was built for the driver's CUDA."
-        )
+            f"This machine has a {device} device, but torch {torch.__version__} cannot compute on it: use DEVICE=cpu, "
+            "or a torch that was built for its driver."
+        ) from fault
     folder = place(params, settings, faces.data_hash)
     run = Run(folder.name, resolved, folder)
     if run.finished and not run.whole:

@@ -26,7 +26,7 @@ CHEAP = "train_fraction = 0.1\nwidth = 0.25\nepochs = 1\nbatch_norm = True\n"
 NET = """from fer_core import notebook, plots
 params = notebook.parameters("01_net", globals())
 run = notebook.train_or_load(params)
-plots.show(plots.loss_curves(run.history), alt="loss", source="history.csv")"""
+plots.show(plots.loss_curves(run.history), lead="loss", source="history.csv")"""
 
 
 def cell(kind: str, source: str, *tags: str) -> dict[str, Any]:
@@ -111,6 +111,22 @@ def test_failed_page_is_tried_again_and_the_others_are_not(built: Any) -> None:
     text = plan(built[0])
     assert "02_bad/default: it failed before" in text
     assert "01_net" not in text
+
+
+@pytest.mark.parametrize(
+    ("written", "done"),
+    [
+        ({"progress": {"epoch": 3, "epochs": 9}}, 3),
+        ({"progress": {"resuming": 4, "epochs": 9}}, 3),
+        ({"run": {"state": "cut"}, "metrics": {"epochs": 5}}, 5),
+        ({"run": {"state": "done"}, "metrics": {"epochs": 9}}, 0),  # it has lost files and is trained anew
+        ({}, 0),
+    ],
+)
+def test_epochs_that_a_run_has_behind_it_are_not_planned_again(tmp_path: Path, written: Any, done: int) -> None:
+    for name, content in written.items():
+        artifacts.write_json(tmp_path / f"{name}.json", content)
+    assert build._epochs_done(tmp_path) == done
 
 
 def test_artifacts_have_the_promised_names_and_columns(built: Any) -> None:
@@ -226,6 +242,7 @@ def test_reworded_reasons_are_shown_without_training(tree: Path) -> None:
         (("report",), {}, "which page?"),
         (("plan",), {"FER_SET": "epoch=2"}, "did you mean epochs?"),
         (("plan",), {"FER_SET": "epochs=0"}, "expected at least 1"),
+        (("report", "01_net/default"), {"FER_SET": "examples=2"}, "SET: unknown parameter examples"),
         (("plan",), {"FER_DATA": "nowhere.csv"}, "nowhere.csv"),
         (("plan",), {"FER_NAME": "published"}, "reserved"),
         (("plan",), {"FER_NAME": "fer2013"}, "add DATA="),

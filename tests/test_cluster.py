@@ -181,7 +181,7 @@ def test_page_whose_run_the_engine_did_not_finish_is_not_trained_here(place: Set
     assert engine.closed
     assert work.finished == {PAGE, *(run.name for run in plan.missing_runs())}
     failed = "error" in answer
-    states = build.entry(build.Plan(place, [PAGE]).pages[PAGE], place, {})["runs"]
+    states = build.entry((plan := build.Plan(place, [PAGE])).pages[PAGE], plan, {})["runs"]
     assert states == {"failed" if failed else "missing": len(plan.missing_runs())}
     assert (PAGE in work.failures) == failed
     assert bool(work.cut) != failed

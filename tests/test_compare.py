@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fer_core import artifacts, build, compare, evaluation, plots, report
+from fer_core import artifacts, build, compare, evaluation, plots, report, schema
 from fer_core.artifacts import Run, Settings
 from fer_core.compare import Side
 from fer_core.data import Faces, make_split
@@ -205,7 +205,7 @@ def plan_of(place: Settings, *sides: Side) -> Any:
             name=one.name,
             params=one.params,
             runs=[SimpleNamespace(key=run.key, found=run) for run in one.runs],
-            results=[SimpleNamespace(key=run.key, found=run) for run in one.runs],
+            finished=list(one.runs),
             own=SimpleNamespace(found=one.runs[0]),
         )
         for one in sides
@@ -311,7 +311,7 @@ def test_band_reaches_from_the_lowest_to_the_highest_seed() -> None:
 
 def test_the_short_runs_of_an_ablation_are_no_seeds_of_their_page(sides: tuple[Side, Side]) -> None:
     own, short = sides[0].runs[0], sides[1].runs[0]
-    results = [SimpleNamespace(found=own)]
-    page = SimpleNamespace(name=A, params=own.params, runs=[*results, SimpleNamespace(found=short)], results=results)
+    wanted = [build.WantedRun(run.params, SimpleNamespace(key=run.key), run, 0) for run in (own, short)]  # type: ignore[arg-type]
+    page = build.PagePlan(schema.Page(A), own.params, {A: wanted[:1], "without it": wanted[1:]}, {}, (None, None))
     (side,) = build.compared_sides(SimpleNamespace(pages={A: page}), [A])  # type: ignore[arg-type]
     assert side.runs == (own,)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_core import data, sample
+from fer_core import data, pictures, sample
 from fer_core.data import PRIVATE, PUBLIC, TRAINING, UNLABELLED
 from fer_core.schema import EMOTIONS, USAGES, DataError, ParameterError
 
@@ -342,10 +342,25 @@ def test_pictures_of_other_sizes_are_resized_to_the_most_common(tmp_path: Path, 
     assert "1 pictures resized to 16 × 12" in faces.source
 
 
-def test_16_bit_grey_is_scaled_down(tmp_path: Path, store: Path):
+@pytest.mark.parametrize(
+    ("form", "grey"), [("16 bits", 200), ("12 bits in 16", 200), ("float", 200), ("transparent", 255), ("turned", 200)]
+)
+def test_a_picture_is_read_for_training_as_for_an_answer(tmp_path: Path, store: Path, form: str, grey: int):
+    flat, exif = np.full((12, 16), grey, np.uint16), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    pixels, name, options = {
+        "16 bits": (flat * 257, "PNG", {}),
+        "12 bits in 16": (np.where(np.arange(16) == 0, 4095, flat * 16).astype(np.uint16), "PNG", {}),
+        "float": (np.where(np.arange(16) == 0, 1, flat / 255).astype(np.float32), "TIFF", {}),
+        "transparent": (np.zeros((12, 16, 4), np.uint8), "PNG", {}),
+        "turned": (flat.T.astype(np.uint8), "TIFF", {"exif": exif}),
+    }[form]
     folder = own_folder(tmp_path / "f")
-    (folder / "cat" / "deep.png").write_bytes(picture(np.full((12, 16), 200 * 256 + 17, np.uint16)))
-    assert (data.open_faces(folder, store).images == 200).all((1, 2)).any()
+    file = folder / "cat" / "own.png"
+    file.write_bytes(picture(pixels, name, **options))
+    answered = pictures.decode(file)[..., 0]
+    assert answered.shape == (12, 16) and abs(int(answered[5, 5]) - grey) <= 1
+    assert (data.open_faces(folder, store).images == answered).all((1, 2)).any()
 
 
 def test_some_of_the_emotions_are_own_data_in_label_order(tmp_path: Path, store: Path):
@@ -835,14 +850,14 @@ def test_near_copies_find_brighter_and_mirrored_images_but_not_exact_ones():
     images[7], copies[7] = images[3], copies[3]  # exact: not among the further ones
     faces = data.Faces(images, faces.labels, faces.usage, faces.ids, copies, faces.classes, "sample", "0", "memory")
     near = data.near_copies(faces, [0.9, 0.99])
-    assert (near["further"], near["mirrored"], near["labels_agree"]) == ([2, 2], [1, 1], [0.5, 0.5])
+    assert (near["n"], near["mirrored"], near["agreement"]) == ([2, 2], [1, 1], [0.5, 0.5])
 
 
 def test_flat_images_have_low_contrast_and_are_like_nothing():
     faces = made([0, 1, 2, 3], [0, 1, 0, 1], [0, 0, 2, 2])
     faces.images[[0, 2]] = 77
     assert data.low_contrast(faces).tolist() == [0, 2]
-    assert data.near_copies(faces)["further"] == [0, 0, 0, 0]
+    assert data.near_copies(faces)["n"] == [0, 0, 0, 0]
 
 
 # ------------------------------------------------------------------------------------------------------- the real thing
@@ -876,5 +891,5 @@ def test_random_split_of_fer2013_has_the_originals_size(fer2013: data.Faces):
 @needs_fer2013
 def test_near_copies_of_fer2013_are_the_studys(fer2013: data.Faces):
     near = data.near_copies(fer2013, [0.95, 0.98])
-    assert near["further"] == [115, 41]
-    assert [round(share, 2) for share in near["labels_agree"]] == [0.83, 0.8]
+    assert near["n"] == [115, 41]
+    assert [round(share, 2) for share in near["agreement"]] == [0.83, 0.8]

@@ -295,6 +295,24 @@ def test_claim_states_its_rule_before_any_run(quick: None, place: Settings) -> N
     assert not (place.store / "runs").exists()
 
 
+def test_an_arm_tells_what_the_samples_ceilings_made_of_its_page_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_settings(monkeypatch, data=None, set_values={})
+    rate = schema.sample_ceilings()["learning_rate"]
+    page = analysis.page(schema.resolve_page(schema.load_page("05_analysis/learning_rate"), True))
+    told = page.arms()["what differs"]
+    assert told["0.005"] == f"learning_rate {rate:g} (stated: 0.005)"
+    assert told["0.001"] in ("–", "learning_rate 0.001")
+
+
+def test_a_page_about_a_cut_shows_what_stood_there(shown: Shown, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_settings(monkeypatch, set_values={"epochs": 2, "threads": 1})
+    rule = [{"arm": "plain", "direction": "below", "threshold": 0.01}]
+    page = analysis.page(dataclasses.replace(CLAIM, metric="improvement_after_1", rule=rule))
+    page.train()
+    table = page.secondary()
+    assert "validation accuracy at epoch 1" in {*table.index, *table.columns}
+
+
 def test_claim_is_judged_from_its_runs(shown: Shown, quick: None) -> None:
     page = analysis.page(CLAIM)
     page.train()
@@ -437,6 +455,12 @@ def test_ablation_compares_with_the_whole_recipe_on_the_same_images(shown: Shown
     assert found.worth["worth"].iloc[1] == pytest.approx(whole - without)
     assert found.table().shape == (2, 3) and "ingredients add more than chance" in found.finding()
     assert "2 short runs" in shown.last
+
+
+def test_a_page_that_switches_nothing_off_says_so_and_draws_nothing(shown: Shown) -> None:
+    none = beyond.Ablation(dataclasses.replace(SMALL, ablation={}))
+    assert none.finding() == "This page switches no ingredient off" and none.table().shape[0] == 0
+    assert not plots.accuracies(none.worth, none.finding()).lines
 
 
 def test_the_field_has_intervals_and_ours_among_it(shown: Shown) -> None:

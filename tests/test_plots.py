@@ -89,13 +89,14 @@ def test_no_letter_is_smaller_than_nine_points():
 
 def test_shown_figure_carries_alt_text_and_source_and_is_closed(shown):
     table = pd.DataFrame({"arm": ["a", "b"], "seed": [0, 0], "value": [0.25, 0.5]})
-    plots.show(plots.arm_values(table, "gap"), "The gaps.", "metrics.json: gap")
+    axes = plots.arm_values(table, "gap")
+    plots.show(axes, "The gaps.", "metrics.json: gap")
     (data, metadata) = shown[0]
     assert metadata == {
-        "image/png": {"alt": "The gaps.", "source": "metrics.json: gap", "lead": "The gaps."},
+        "image/png": {"alt": f"The gaps. {plots.title(axes)}.", "source": "metrics.json: gap", "lead": "The gaps."},
         "fer": {"faces": False, "data": {"name": "arms_gap", "csv": "arm,seed,value\na,0,0.25\nb,0,0.5\n"}},
     }
-    assert data["text/plain"] == "The gaps."
+    assert data["text/plain"] == metadata["image/png"]["alt"]
     assert plt.get_fignums() == []
 
 
@@ -118,11 +119,14 @@ def test_what_must_not_be_turned_for_a_dark_page_is_marked(shown):
     assert [metadata["image/png"].get("as_drawn", False) for _, metadata in shown] == [True, True, False]
 
 
-@pytest.mark.parametrize("faces_said", [False, True])
-def test_single_faces_are_marked_even_where_the_caller_forgot(shown, faces_said):
-    plots.show(plots.images_grid(faces(2), ["fear", "sad"]), "", "", faces=faces_said)
-    plots.show(plots.augmentation_grid(faces(1)[0], faces(3)), "", "", faces=faces_said)
-    assert [metadata["fer"]["faces"] for _, metadata in shown] == [True, True]
+def test_single_faces_are_marked_in_a_figure_of_ones_own_too(shown):
+    plots.show(plots.images_grid(faces(2), ["fear", "sad"]), "", "")
+    plots.show(plots.augmentation_grid(faces(1)[0], faces(3)), "", "")
+    ax = plt.figure().subplots()
+    ax.imshow(faces(1)[0])
+    plots.show(ax, "A face that I looked at.", "the data: pixels")
+    assert [metadata["fer"]["faces"] for _, metadata in shown] == [True, True, True]
+    assert shown[-1][1]["image/png"]["alt"] == "A face that I looked at."
 
 
 @pytest.mark.parametrize(("counts", "marked"), [((500, 40), False), ((500, 2), True), ((500, 0), False)])
@@ -197,19 +201,24 @@ def test_reliability_shows_what_a_temperature_mends():
     ]
 
 
+def reliability(p, labels):
+    table = evaluation.calibration(p, labels)
+    return plots.reliability(table, table, 1.0, "validation images")
+
+
 def test_reliability_draws_no_bin_of_a_few_images_and_says_so():
     p = np.repeat([[0.9, 0.1], [0.6, 0.4]], [100, 1], axis=0)
-    upper, lower = plots.reliability(evaluation.calibration(p, [0] * 101))
+    upper, lower = reliability(p, [0] * 101)
     assert upper.lines[1].get_xdata() == pytest.approx([0.9])
     assert upper.get_ylabel() == "accuracy (bins of\n10 images or more)"
-    assert sum(bar.get_height() for bar in lower.patches) == 101
-    whole, _ = plots.reliability(evaluation.calibration(p[:100], [0] * 100))
+    assert sum(bar.get_height() for bar in lower.containers[0]) == 101
+    whole, _ = reliability(p[:100], [0] * 100)
     assert whole.get_ylabel() == "accuracy"
 
 
 def test_legend_of_reliability_covers_no_curve():
     p = np.random.default_rng(0).dirichlet([1, 1], 500)
-    upper, _ = plots.reliability(evaluation.calibration(p, [0] * 500))
+    upper, _ = reliability(p, [0] * 500)
     upper.get_figure().canvas.draw()
     assert upper.get_legend().get_window_extent().y0 >= upper.get_window_extent().y1
 
@@ -302,12 +311,8 @@ def test_class_recalls_compare_the_last_arm_with_the_first():
 
 def test_reliability_title_says_over_or_underconfident():
     p = np.array([[0.9, 0.1]] * 4)
-    assert plots.title(plots.reliability(evaluation.calibration(p, [0, 0, 1, 1]))).startswith(
-        "Overconfident by 40.0 points"
-    )
-    assert plots.title(plots.reliability(evaluation.calibration(p, [0] * 4))).startswith(
-        "Underconfident by 10.0 points"
-    )
+    assert plots.title(reliability(p, [0, 0, 1, 1])).startswith("Overconfident by 40.0 points")
+    assert plots.title(reliability(p, [0] * 4)).startswith("Underconfident by 10.0 points")
 
 
 def test_test_intervals_show_only_what_was_scored():
@@ -536,7 +541,7 @@ def test_arms_with_the_same_curve_take_turns_along_it():
 
 
 def test_counts_on_axes_have_thousands_separators():
-    lower = plots.reliability(evaluation.calibration(np.tile([0.9, 0.1], (5000, 1)), [0] * 5000))[1]
+    lower = reliability(np.tile([0.9, 0.1], (5000, 1)), [0] * 5000)[1]
     lower.get_figure().canvas.draw()
     assert "5,000" in [label.get_text() for label in lower.get_yticklabels()]
 

@@ -104,6 +104,14 @@ def test_what_an_editor_puts_beside_pages_is_no_page(tmp_path: Path, monkeypatch
     assert schema.page_names() == ["01_net/default"]
 
 
+def test_a_yaml_of_the_study_is_named_by_its_place_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "ROOT", tmp_path)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/sample.yaml").write_text("- 1")
+    with pytest.raises(ParameterError, match=r"^params/sample\.yaml: "):
+        schema.load_yaml(tmp_path / "params/sample.yaml")
+
+
 @pytest.mark.parametrize("text", ["epochs: [1\n", "- 1\n- 2\n", "epochs: 2\n\tseeds: [0]\n", "just words"])
 def test_what_is_no_map_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.yaml"
@@ -185,8 +193,9 @@ def test_parameter_that_the_notebook_does_not_have_is_refused(tree: Path) -> Non
         schema.load_page("01_net/default")
 
 
-def test_parameters_cell_with_more_than_literals_is_refused(tree: Path) -> None:
-    (tree / "notebooks" / "01_net.ipynb").write_text(_notebook("learning_rate = 0.1\nprint(1)\n"))
+@pytest.mark.parametrize("line", ["print(1)", "epochs = batch_size = 3", "epochs: int", "params.epochs = 3"])
+def test_parameters_cell_with_more_than_literals_is_refused(tree: Path, line: str) -> None:
+    (tree / "notebooks" / "01_net.ipynb").write_text(_notebook(f"learning_rate = 0.1\n{line}\n"))
     with pytest.raises(ParameterError, match="more than `name = literal`"):
         schema.notebook_defaults("01_net")
 

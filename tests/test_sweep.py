@@ -470,6 +470,19 @@ def test_what_a_worker_trains_on_has_blank_test_images(
 # -- a whole one, with workers
 
 
+def test_an_engine_s_hand_whose_thread_died_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Faces:
+        raise schema.DataError("gone")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(data, "open_faces", broken)
+    sender = sweep.Sender(real(tmp_path, "gone"), "validation_accuracy", SimpleNamespace())  # type: ignore[arg-type]
+    assert sender.connection.poll(10)
+    with pytest.raises(EOFError):
+        sender.connection.recv()
+    sender.close()
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A real sweep over small pictures, two workers."""
