@@ -134,9 +134,9 @@ class Document:
     def finding(self, text: str) -> None:
         self._output({"text/markdown": text}, tag="finding")
 
-    def table(self, table: Table, line: str = "", beside_faces: bool = False) -> None:
-        """A table; with `line` folded under it."""
-        body = table._repr_html_()
+    def table(self, table: Table, line: str = "", beside_faces: bool = False, sortable: bool = False) -> None:
+        """A table; with `line` folded under it; `sortable` by a click on a column's head."""
+        body = table._repr_html_().replace("dataframe", "dataframe sortable" if sortable else "dataframe", 1)
         content = {"text/html": f"<details><summary>{line}</summary>{body}</details>" if line else body}
         self._output(content, {"fer": {"beside_faces": True}} if beside_faces else None)
 

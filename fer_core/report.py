@@ -1006,11 +1006,6 @@ def render_glossary(settings: Settings, own: bool = False) -> str:
     return filled("text.html.j2", dataset=settings.name, title="Glossary", terms=told, own=own)
 
 
-def render_sweep(told: Mapping[str, Any]) -> str:
-    """A sweep's page from what `sweep` found."""
-    return glossary.link_page(filled("sweep.html.j2", **told), f"../{glossary.FILE}")
-
-
 def render_limits(settings: Settings, facts: Mapping[str, Any]) -> str:
     """Limits and use, from our own Markdown and `limits.facts`."""
     source = environment(autoescape=False).get_template("limits.md.j2").render(facts)

@@ -9,7 +9,6 @@ With an engine (ENGINE=) the runs are trained there, and end the same.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import csv
 import dataclasses
@@ -50,6 +49,7 @@ DIRECTIONS: dict[str, Any] = {"validation_accuracy": "maximize", "validation_los
 METRICS = {"validation_accuracy": "accuracy", "validation_loss": "loss"}
 TOP_SHARE = 0.25  # importance is a parameter's part in reaching the best quarter
 FEW_TRIALS = 4  # fewer have no best quarter
+ENOUGH_TRIALS = 20  # of fewer their parameters' parts are a hint and no more
 
 
 # ---------------------------------------------------------------------------------------------------------- definition
@@ -766,56 +766,13 @@ def importance(search: Search, found: list[Row]) -> dict[str, float]:
     return {name: float(share) for name, share in found_shares.items()}
 
 
-def _picture(axes: Any, alt: str, source: str, name: str) -> dict[str, Any]:
-    from fer_core import plots
-
-    title = plots.title(axes)
-    png, _ = plots.picture(axes, alt, source)
-    data = report.smaller_png(base64.b64encode(png).decode())
-    width, height = report.png_size(data)
-    linked = source.replace("trials.csv", f'<a href="{name}/trials.csv">trials.csv</a>')
-    return {"data": data, "width": width, "height": height, "alt": f"{title}. {alt}", "source": linked}
-
-
-def _pictures(search: Search, found: list[Row], best: Row | None, shares: Mapping[str, float]) -> dict[str, Any]:
-    import pandas as pd
-
-    from fer_core import plots
-
-    sweep, place = search.sweep, best.trial if best else None
-    scores = [row.score for row in found]
-    logs = [name for name, part in sweep.ranges.items() if part.log]
-    values = pd.DataFrame([row.values for row in found], columns=list(sweep.ranges))
-    pictures = {
-        "best": (plots.best_so_far(scores, sweep.objective), "By trial, with the best until then.", sweep.objective),
-        "parallel": (
-            plots.parallel_coordinates(values, scores, place, logs, sweep.objective),
-            "A line a trial through its values to its score.",
-            ", ".join([*sweep.ranges, sweep.objective]),
-        ),
-        "curves": (
-            plots.trial_curves(
-                [row.curve for row in found], [row.state == "pruned" for row in found], place, sweep.objective
-            ),
-            "A line a trial, by epoch of its first seed.",
-            f"training_keys; and each first run's history.csv: epoch, {sweep.objective}",
-        ),
-    }
-    if shares:
-        pictures["importance"] = (plots.importances(shares), "A bar a parameter.", ", ".join(sweep.ranges))
-    return {
-        name: _picture(axes, alt, f"trials.csv: {columns}", sweep.name)
-        for name, (axes, alt, columns) in pictures.items()
-    }
-
-
 def _score_words(score: float | None, objective: str) -> str:
     return percent(score) if score is None or METRICS[objective] == "accuracy" else f"{score:.3f}\u00a0nats"
 
 
 def finding(search: Search, found: list[Row], best: Row | None) -> str:
     """The page's first sentences, from the trials."""
-    sweep, words = search.sweep, search.sweep.objective.replace("_", " ")
+    sweep, words = search.sweep, _words(search.sweep)
     said = {"pruned": "given up early", "failed": "failed", "diverged": "diverged"}
     counts = {state: sum(row.state == state for row in found) for state in said}
     told = [f"{count} {said[state]}" for state, count in counts.items() if count]
@@ -837,18 +794,29 @@ def finding(search: Search, found: list[Row], best: Row | None) -> str:
     return text
 
 
-def _ranges(search: Search, best: Row | None) -> list[dict[str, Any]]:
+def _ranges(search: Search, best: Row | None) -> list[tuple[str, str, str, str]]:
+    """Of each parameter its name, range, value on the base page and value in the best trial."""
     found = []
     for name, part in search.sweep.ranges.items():
-        if part.choices:
-            words = ", ".join(_cell(choice) for choice in part.choices)
-        else:
+        words = ", ".join(_cell(choice) for choice in part.choices)
+        if not part.choices:
             steps = f", in steps of {part.step}" if part.step else ""
             words = f"{part.low:g} to {part.high:g}{', by log' * part.log}{steps}"
-        base, chosen = _cell(getattr(search.base, name)), _cell(best.values[name]) if best else "–"
-        numeric = not part.choices
-        found.append({"name": name, "range": words, "base": base, "best": chosen, "numeric": numeric})
+        found.append((name, words, _cell(getattr(search.base, name)), _cell(best.values[name]) if best else "–"))
     return found
+
+
+def _tried(search: Search) -> str:
+    """Base page, runs and score in words."""
+    sweep, settings, seeds = search.sweep, search.settings, len(search.base.seeds)
+    stands = (settings.reports / f"{sweep.page}.html").exists()
+    fixed = report.set_text({**sweep.set, **settings.set_values})
+    text = f"Base page: {f'[{sweep.page}](../{sweep.page}.html)' if stands else f'`{sweep.page}`'}"
+    text += f", with `{fixed}`" * bool(fixed) + "; on drawn data under the sample's ceilings" * settings.sample
+    runs = f"{seeds} runs, a seed each" if seeds > 1 else f"one run, with seed {search.base.seeds[0]}"
+    text += f". Each trial trains {runs}; the score is the {_words(sweep)} of the kept epoch"
+    text += ", averaged over the seeds" * (seeds > 1)
+    return text + ". **No test image was seen**: the workers got them blank."
 
 
 def _how(search: Search) -> str:
@@ -878,57 +846,122 @@ def _how(search: Search) -> str:
     return text
 
 
-def render(search: Search) -> str:
-    """The sweep's page, as the other pages look."""
-    sweep, settings, found = search.sweep, search.settings, rows(search)
-    best = best_of(found, sweep.objective)
-    shares = importance(search, found)
-    stated = stated_values(search, best) if best else {}
-    lines = [report.set_text({name: value}).replace("=", ": ", 1) for name, value in stated.items()]
-    wanted = dataclasses.replace(settings, set_values=stated)
-    runs = [
-        Run(key, search.base, run_folder(settings.store, key)) for row in found for key in row.training_keys.split()
-    ]
-    seeds = len(search.base.seeds)
-    from importlib.metadata import version
+IN_FULL = """This shows it in full, with its curves, confusions and mistakes:
 
-    provenance = report.provenance([run for run in runs if run.finished])  # the page may be published as it is
-    told = {
-        "name": sweep.name,
-        "title": title(sweep),
-        "dataset": settings.name,
-        "sample": settings.sample,
-        "own": not settings.sample and not data.is_fer2013(data.open_faces(settings.data, settings.store)),
-        "page": sweep.page,
-        "page_stands": (settings.reports / f"{sweep.page}.html").exists(),
-        "finding": finding(search, found, best),
-        "fixed": report.set_text({**sweep.set, **settings.set_values}),
-        "runs_each": f"{seeds} runs, a seed each" if seeds > 1 else f"one run, with seed {search.base.seeds[0]}",
-        "many_seeds": seeds > 1,
-        "objective": sweep.objective.replace("_", " "),
-        "how": _how(search),
-        "ranges": _ranges(search, best),
-        "best": best.trial if best else None,
-        "command": report.commands(sweep.page, wanted)[0] if best else "",
-        "keeps_test": "score_test" in stated,
-        "yaml": "\n".join([f"# The best trial of the sweep {sweep.name}, chosen on validation.", *lines]),
-        "pictures": _pictures(search, found, best, shares),
-        "ranked": sum(row.score is not None or row.state == "pruned" for row in found),
-        "few": FEW_TRIALS,
-        "trials": [_shown(row, sweep) for row in found],
-        "rebuild": f"make sweep SWEEP={sweep.name}{report.variables(settings)}",
-        "provenance": {**report.without_machine(provenance), "optuna": version("optuna")},
-    }
-    return report.render_sweep(told)
+```
+{command}
+```
+
+{blind}To keep it as a page of its own, write `params/{notebook}/{name}.yaml`:
+
+```
+# The best trial of the sweep {name}, chosen on validation.
+{yaml}
+```
+
+The best of {trials} is flattered by having been chosen: trained with other seeds it will score lower on average. A
+difference that matters is a claim's business (`05_analysis`), with seeds and a rule written down beforehand."""
+BLIND = """`score_test=false` keeps the test set out of it: which pages may look there is named beforehand, in a file.
+
+"""
+RANKED = """PED-ANOVA ([arXiv:2304.10255](https://arxiv.org/abs/2304.10255)): how far the values of the best quarter of
+{n} trials differ in spread from those of all. A trial that was given up was below the median and counts as outside that
+quarter."""
+NOT_RANKED = f"""Fewer than {FEW_TRIALS} trials have a score, or most of them the same: nothing can be said about which
+parameter matters."""
+GOES_ON = """The definition is `params/sweeps/{}.yaml`. Trials that have ended are not trained again; a larger budget
+goes on from here."""
+
+
+def _in_full(search: Search, best: Row, trials: int) -> str:
+    """How to see the best trial in full, and what it is worth."""
+    page, stated = search.sweep.page, stated_values(search, best)
+    return IN_FULL.format(
+        command=report.commands(page, dataclasses.replace(search.settings, set_values=stated))[0],
+        blind=BLIND * ("score_test" in stated),
+        notebook=page.split("/")[0],
+        name=search.sweep.name,
+        yaml="\n".join(report.set_text({name: value}).replace("=", ": ", 1) for name, value in stated.items()),
+        trials=trials,
+    )
+
+
+def document(search: Search, found: list[Row]) -> Any:
+    """The page's cells: what was tried and what came out, all of it decided on validation images."""
+    import pandas as pd
+
+    from fer_core import compare, notebook, plots
+
+    sweep, made = search.sweep, compare.Document()
+    best, shares = best_of(found, sweep.objective), importance(search, found)
+    place, scores = best.trial if best else None, [row.score for row in found]
+    made.words(f"# {title(sweep)}")
+    made.finding(finding(search, found, best))
+    made.words(f"## What was tried\n\n{_tried(search)}\n\n{_how(search)}")
+    made.table(notebook.Table.of(_ranges(search, best), ["parameter", "range", "base page", "best trial"]))
+    made.words("## The best trial")
+    lead = "By trial, with the best until then."
+    made.figure(plots.best_so_far(scores, sweep.objective), lead, f"trials.csv: {sweep.objective}")
+    if best:
+        made.words(_in_full(search, best, len(found)))
+    made.words("## What matters")
+    if shares:
+        made.figure(plots.importances(shares), "A bar a parameter.", f"trials.csv: {', '.join(sweep.ranges)}")
+    n = sum(row.score is not None or row.state == "pruned" for row in found)
+    hint = f" With {n} trials this is a hint and no more." * (n < ENOUGH_TRIALS)
+    made.words(RANKED.format(n=n) + hint if shares else NOT_RANKED)
+    made.words("## How values go together")
+    values = pd.DataFrame([row.values for row in found], columns=list(sweep.ranges))
+    logs = [name for name, part in sweep.ranges.items() if part.log]
+    axes = plots.parallel_coordinates(values, scores, place, logs, sweep.objective)
+    source = f"trials.csv: {', '.join([*sweep.ranges, sweep.objective])}"
+    made.figure(axes, "A line a trial through its values to its score.", source)
+    made.words("## The course of the trials")
+    pruned = [row.state == "pruned" for row in found]
+    axes = plots.trial_curves([row.curve for row in found], pruned, place, sweep.objective)
+    source = f"trials.csv: training_keys; and each first run's history.csv: epoch, {sweep.objective}"
+    made.figure(axes, "A line a trial, by epoch of its first seed.", source)
+    made.words("## All trials")
+    columns = ["trial", "state", *sweep.ranges, _words(sweep), "epochs", "training key"]
+    made.table(notebook.Table.of([_shown(row, sweep, place) for row in found], columns), sortable=True)
+    made.words(GOES_ON.format(sweep.name))
+    return made.notebook()
+
+
+def _words(sweep: Sweep) -> str:
+    return sweep.objective.replace("_", " ")
 
 
 def title(sweep: Sweep) -> str:
     return sweep.question or f"{sweep.page}: {' × '.join(sweep.ranges)}"
 
 
-def _shown(row: Row, sweep: Sweep) -> dict[str, Any]:
-    shown = {name: _cell(value) for name, value in row.values.items()}
-    return {**vars(row), "shown": shown, "score_shown": _score_words(row.score, sweep.objective)}
+def _shown(row: Row, sweep: Sweep, best: int | None) -> list[Any]:
+    """A trial's line in the table of all."""
+    state = row.state + ", best" * (row.trial == best) + f" ({row.reason})" * bool(row.reason)
+    values, score = [_cell(row.values[name]) for name in sweep.ranges], _score_words(row.score, sweep.objective)
+    return [row.trial, state, *values, score, row.epochs, row.training_keys[:8]]
+
+
+def render(search: Search) -> str:
+    """The sweep's page, as the other pages look."""
+    from importlib.metadata import version
+
+    sweep, settings, found = search.sweep, search.settings, rows(search)
+    keys = [key for row in found for key in row.training_keys.split()]
+    runs = [Run(key, search.base, run_folder(settings.store, key)) for key in keys]
+    made = report.provenance([run for run in runs if run.finished])
+    context = report.PageContext(
+        name=f"sweeps/{sweep.name}",
+        title=title(sweep),
+        dataset=settings.name,
+        sample=settings.sample,
+        own=not settings.sample and not data.is_fer2013(data.open_faces(settings.data, settings.store)),
+        files=("trials.csv",),
+        commands=(f"make sweep SWEEP={sweep.name}{report.variables(settings)}",),
+        provenance={**report.without_machine(made), "optuna": version("optuna")},  # it may be published as it is
+    )
+    return report.render(report.clean(document(search, found), settings), context)
 
 
 def write_page(search: Search) -> Path:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from html import unescape
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -587,9 +588,9 @@ def test_the_command_for_the_best_run_asks_for_that_very_run(swept: Any) -> None
     best = sweep.best_of(swept.found, "validation_accuracy")
     assert best is not None
     html = (swept.settings.reports / "sweeps/tiny.html").read_text()
-    command = re.search(r"make report PAGE=01_basic_cnn/default [^<]*SET=&#39;([^<]*)&#39;", html)
+    command = re.search(r"make report PAGE=01_basic_cnn/default [^<]*SET='([^<]*)'", unescape(html))
     assert command
-    values = schema.parse_set(command[1].replace("&#34;", '"'))
+    values = schema.parse_set(command[1])
     page = schema.load_page("01_basic_cnn/default")
     params = schema.resolve_page(page, False, values)
     assert not params.score_test
