@@ -39,6 +39,7 @@ NOT_HERE = "is a claim about FER2013 itself, which this data is not"
 FAILED = "failed.json"  # in a run's folder: its last attempt ended by a fault
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
 RUN_MEGABYTES, PAGE_SECONDS = 3, 5  # measured on FER2013: a run in the store, a page on one core
+SURE_SECONDS = 60.0  # an estimate counts as so much experience of its own
 ROUGH_SECONDS = {"basic_cnn": 1 / 1200, "complex_cnn": 1 / 550, "residual": 1 / 300}  # an image and epoch, one CPU core
 
 
@@ -678,13 +679,13 @@ class Progress:
         self.told: set[str] = set()
 
     def left(self) -> str:
-        """The time left, by how the tasks so far compared with their estimates."""
+        """The time left, by how the tasks so far compared with their estimates; a short one alone says little."""
         elapsed = time.monotonic() - self.started
+        at_once = self.build.engine.slots if self.build.engine else self.build.jobs
+        seconds = max(0.0, self.worth / at_once - elapsed)
         if self.spent:
-            seconds = elapsed / self.spent * max(0.0, self.worth - self.spent)
-        else:
-            at_once = self.build.engine.slots if self.build.engine else self.build.jobs
-            seconds = max(0.0, self.worth / at_once - elapsed)
+            pace = (elapsed * at_once + SURE_SECONDS) / (self.spent + SURE_SECONDS)
+            seconds = pace * (self.worth - self.spent) / at_once
         return f"about {_time(seconds)} left"
 
     def ended(self, task: Task, answer: dict[str, Any]) -> None:

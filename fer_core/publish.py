@@ -143,14 +143,19 @@ def _write_index(
 
 
 def _published_comparisons(plan: build.Plan, target: Path) -> list[dict[str, str]]:
-    """The pages that set runs side by side, without faces."""
+    """The pages that set runs side by side, without faces, with the answers that differ and what figures plot."""
     from fer_core import compare
 
     shutil.rmtree(target / "compare", ignore_errors=True)
     reports, standing = plan.settings.reports, build.compare_study(plan)
     for name, pages in standing.items():
-        context = compare.context(build.compared_sides(plan, pages), plan.settings, (), bool(plan.own))
-        write_bytes(target / f"{name}.html", _rendered(_without_faces(reports / name), context))
+        notebook = _without_faces(reports / name)
+        files = {file.name: file.read_bytes() for file in sorted((reports / name).glob("answers*.csv"))}
+        files |= report.figure_files(notebook)
+        context = compare.context(build.compared_sides(plan, pages), plan.settings, tuple(files), bool(plan.own))
+        for file, content in files.items():
+            write_bytes(target / name / file, content)
+        write_bytes(target / f"{name}.html", _rendered(notebook, context))
     return report.comparisons(reports, standing)
 
 
