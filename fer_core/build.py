@@ -261,6 +261,8 @@ class Plan:
         lines = [f"{self.settings.name}: {len(self.chosen) - len(self.stale)} of {len(self.chosen)} pages are current."]
         if self.elsewhere:
             lines += [f"  {name}: does not apply, since it {NOT_HERE}" for name in self.elsewhere]
+        if not self.tested:
+            lines.append("  the data has no PrivateTest images with labels: no page will have a test accuracy")
         for plan in self.stale:
             lines.append(f"  {plan.name}: {'; '.join(plan.reasons)}")
         missing = self.missing_runs()

@@ -113,6 +113,13 @@ def test_failed_page_is_tried_again_and_the_others_are_not(built: Any) -> None:
     assert "01_net" not in text
 
 
+def test_plan_says_that_data_without_a_labelled_test_set_gives_no_test_accuracy(place: artifacts.Settings) -> None:
+    plan = build.Plan(place, ["00_exploration/default"])
+    assert "test accuracy" not in plan.describe(1)
+    plan.tested = False
+    assert "no page will have a test accuracy" in plan.describe(1)
+
+
 @pytest.mark.parametrize(
     ("written", "done"),
     [
