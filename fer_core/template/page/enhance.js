@@ -48,8 +48,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const down = head.getAttribute("aria-sort") === "ascending";
       const value = row => row.cells[column].innerText.trim();
       const number = text => { const n = parseFloat(text.replace("−", "-").replace(/,/g, "")); return isNaN(n) ? -Infinity : n; };
-      const numbers = "n" in head.dataset || [...body.rows].every(row => number(value(row)) > -Infinity);
-      const compare = (a, b) => numbers ? number(value(a)) - number(value(b)) : value(a).localeCompare(value(b));
+      const compare = (a, b) => "n" in head.dataset ? number(value(a)) - number(value(b)) : value(a).localeCompare(value(b));
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       body.append(...[...body.rows].sort((a, b) => down ? compare(b, a) : compare(a, b)));
