@@ -27,7 +27,9 @@ def _report(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     settings = artifacts.settings()
     _engine()  # one that does not exist is told here too
-    print(build.Plan(settings, options.pages or None).describe(_jobs(), _price()))
+    plan = build.Plan(settings, options.pages or None)
+    plan.check_chosen()
+    print(plan.describe(_jobs(), _price()))
     return 0
 
 

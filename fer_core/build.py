@@ -126,7 +126,7 @@ class Plan:
         self.settings, self.ended = settings, ended
         every = schema.page_names()
         loaded = {name: schema.load_page(name) for name in dict.fromkeys([*(names or []), *every])}
-        self.check_set(loaded.values())
+        self._check_set(loaded.values())
         self.data_hash = data.data_hash(settings.data, settings.store)
         self.classes: tuple[str, ...] = schema.EMOTIONS
         self.fer2013, self.tested, self._images = False, True, 2_700
@@ -155,10 +155,16 @@ class Plan:
                 plan.inputs["claims"] = self._claims()
             plan.reasons = self._reasons(plan)
 
-    def check_set(self, pages: Iterable[Page]) -> None:
-        """Refuse what SET names and none of these pages' notebooks has."""
+    def _check_set(self, pages: Iterable[Page]) -> None:
         known = {name for page in pages for name in schema.notebook_parameters(page.notebook)}
         schema.check(self.settings.set_values, "SET", known)
+
+    def check_chosen(self) -> None:
+        """Refuse what SET names and neither a chosen page has nor one that its arms start from; the summary has all."""
+        if any(page.name.endswith("/summary") for page in self.chosen):
+            return
+        arms = {str(arm["page"]) for page in self.chosen for arm in page.params.arms.values()}
+        self._check_set([*(page.page for page in self.chosen), *map(schema.load_page, sorted(arms))])
 
     def _plan_page(self, page: Page, params: Params, every: list[str]) -> PagePlan:
         try:
@@ -687,7 +693,7 @@ class Progress:
         seconds = max(0.0, self.worth / at_once - elapsed)
         if self.spent:
             pace = (elapsed * at_once + SURE_SECONDS) / (self.spent + SURE_SECONDS)
-            seconds = pace * (self.worth - self.spent) / at_once
+            seconds = pace * max(0.0, self.worth - self.spent) / at_once
         return f"about {_time(seconds)} left"
 
     def ended(self, task: Task, answer: dict[str, Any]) -> None:
@@ -952,7 +958,7 @@ def build(
     `connect` gives the engine that trains, where there is something to train.
     """
     plan = Plan(settings, names)
-    plan.check_set(page.page for page in plan.chosen)
+    plan.check_chosen()
     if not plan.stale:
         write_tables(plan, {})
         whole = "the page is" if len(plan.chosen) == 1 else f"all {len(plan.chosen)} pages are"

@@ -878,6 +878,7 @@ def upright(picture: Any) -> Any:
     """Turned as its EXIF says, where that can be read."""
     from PIL import ImageOps
 
+    picture.load()  # Pillow reads a damaged picture a second time without a word
     try:
         return ImageOps.exif_transpose(picture)
     except (OSError, ValueError, KeyError, TypeError, SyntaxError, struct.error):

@@ -19,9 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from matplotlib.image import _ImageBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from seaborn.utils import relative_luminance
@@ -40,7 +42,9 @@ KEPT_BY = {"last": "the last", "best_validation_accuracy": "best on validation"}
 VERDICT_COLOURS = {SUPPORTED: "#0b6e4f", NOT_SUPPORTED: "#9b1d52", INCONCLUSIVE: GREY}
 WIDTH, DPI = 6.0, 110  # inches; 660 pixels
 TITLE_LETTERS = 60  # that fit into WIDTH
-MEANS = "means"  # marks a figure whose images are means over many: every other one's may be faces, and is withheld
+# Marks of a figure, its gid. One with images is withheld as if they were faces, unless one of these says otherwise.
+NO_FACES = "no single faces"  # its images are means over many
+AS_DRAWN = "as drawn"  # cells with letters, or emotions' colours: not to be turned for a dark page
 FEW_FACES = 10  # a mean over fewer faces could be recognised as one of them
 ENOUGH_FACES = 20  # of which a mean with a heat map over it is drawn: groups of wrong answers may be small and alike
 LABEL_BOX: Any = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}  # keeps a tick's text legible
@@ -149,7 +153,7 @@ def show(axes: Axes | np.ndarray, lead: str, source: str, stand_in: Mapping[str,
     Parameters
     ----------
     axes : what a function of this module returned, or of your own; images on it count as single faces unless its
-        figure has ``set_gid(plots.MEANS)``
+        figure has ``set_gid(plots.NO_FACES)``
     lead : what is drawn, in a sentence; with the figure's title it is what a reader who cannot see it is told
     source : artifact and columns, as in "history.csv: epoch, train_loss"
     stand_in : what a published page shows in place of single faces: `notebook.stand_in`
@@ -181,8 +185,8 @@ def picture(
     """
     figure, png = _figure(axes), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    images = any(ax.images for ax in figure.axes)
-    fer: dict[str, Any] = {"faces": bool(stand_in) or (images and figure.get_gid() != MEANS)}
+    images = bool(figure.findobj(lambda artist: isinstance(artist, _ImageBase | QuadMesh)))
+    fer: dict[str, Any] = {"faces": bool(stand_in) or (images and figure.get_gid() not in (NO_FACES, AS_DRAWN))}
     name, plotted = vars(figure).get("plotted", ("", None))
     if stand_in is not None:
         name, plotted = "faces", pd.DataFrame(stand_in["rows"], columns=stand_in["columns"])
@@ -193,7 +197,7 @@ def picture(
     # What the title does not say is for all readers, not only for those who cannot see.
     alt = " ".join(filter(None, (lead, title(axes) and f"{title(axes)}.")))
     told: dict[str, Any] = {"alt": alt, "source": source, "lead": lead}
-    if figure.get_gid() == "as drawn" or images:
+    if figure.get_gid() == AS_DRAWN or images:
         told["as_drawn"] = True
     return png.getvalue(), {"image/png": told, "fer": fer}
 
@@ -371,8 +375,8 @@ def _legible(name: str) -> ListedColormap:
 
 def _letter(ax: Axes) -> None:
     """Black or white letters in a heat map's cells, whichever stand out more; on a dark page it stays as it is."""
-    _figure(ax).set_gid("as drawn")  # turned for a dark page, half of the cells would lose their letters
-    dark = relative_luminance(np.asarray(ax.collections[0].get_facecolor())) <= ILLEGIBLE[0]
+    _figure(ax).set_gid(AS_DRAWN)  # turned for a dark page, half of the cells would lose their letters
+    dark = np.atleast_1d(relative_luminance(np.asarray(ax.collections[0].get_facecolor()))) <= ILLEGIBLE[0]
     for text, on_dark in zip(ax.texts, dark if ax.texts else (), strict=True):
         text.set_color("white" if on_dark else "black")
 
@@ -600,7 +604,7 @@ def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int])
     finding = f"The mean face of {most} has the most contrast, that of {least} the least"
     axes = _grid(means, titles, finding)
     if not any(0 < n < FEW_FACES for n in counts):
-        _figure(axes).set_gid(MEANS)
+        _figure(axes).set_gid(NO_FACES)
     _plotted(_figure(axes), "mean_faces", pd.DataFrame({"class": list(classes), "n": counts, "contrast": spread}))
     return axes
 
@@ -734,7 +738,7 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
     told = "Yellow: most decisive for the answer, violet: less, grey: hardly"
     told += f"\neach picture: mean of at most {int(counts.max(initial=0)):,} images"
     figure = _figure(axes)
-    figure.set_gid(MEANS)
+    figure.set_gid(NO_FACES)
     figure.set_figheight(figure.get_figheight() + 0.4)
     figure.supxlabel(told, x=0.012, ha="left", fontsize=9.5)
     for row, word in enumerate(("right", "wrong")):
@@ -791,7 +795,7 @@ def augmentation_grid(image: np.ndarray, variants: np.ndarray, name: str = "One 
     axes = _grid(np.concatenate([image[None], variants]), titles, finding)
     axes[0].spines[:].set(visible=True, color=INK, linewidth=2)
     if mean_of >= FEW_FACES:
-        _figure(axes).set_gid(MEANS)
+        _figure(axes).set_gid(NO_FACES)
     return axes
 
 
@@ -1428,7 +1432,7 @@ def _bars(
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
     _title(figure, finding)
     colours = list(palette([str(name) for name in table.index]).values())
-    figure.set_gid("as drawn")  # turned for a dark page, sad would take the blue of surprise
+    figure.set_gid(AS_DRAWN)  # turned for a dark page, sad would take the blue of surprise
     for ax, column in zip(axes[0], table.columns, strict=True):
         values = table[column].to_numpy(dtype=float)
         lengths = np.nan_to_num(values)

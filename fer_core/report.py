@@ -387,7 +387,7 @@ def _withheld(output: Any) -> Any:
 
 ASKED = re.compile(r"^\*\*Asked:\*\* +(.+)\n*", re.M)
 HEADING = re.compile(r"\s*# +(.+)\n*")
-NUMBER = re.compile(r"[-+−±]? ?[\d.,]*\d[\d.,]*( ?(%|points?|s))?|[–—-]?|NaN|None")
+NUMBER = re.compile(r"[-+−±]? ?[\d.,]*\d[\d.,]*(e[-+]?\d+)?( ?(%|points?|s|nats))?|[–—-]?|NaN|None")
 
 
 def plain(rendered: str) -> str:

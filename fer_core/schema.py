@@ -236,7 +236,7 @@ def check_value(name: str, value: Any, where: str) -> Any:
 
     Raises
     ------
-    ParameterError: unknown name, wrong type or out of range; the sentence names `where` it stands.
+    ParameterError: wrong type or out of range; the sentence names `where` it stands.
     """
     spec = SPECS[name]
     if value is None and spec.optional:
@@ -264,7 +264,8 @@ def check(values: Mapping[str, Any], where: str, allowed: Iterable[str] | None =
     for name in values:
         if name not in names:
             near = nearest(str(name), names) or "; delete it, or take one of `Params` in fer_core/schema.py."
-            raise ParameterError(f"{where}: unknown parameter {name}{near}")
+            why = ", which this notebook does not have: delete it." if name in SPECS else near
+            raise ParameterError(f"{where}: unknown parameter {name}{why}")
     return {name: check_value(name, value, where) for name, value in values.items()}
 
 
@@ -399,7 +400,7 @@ def load_page(name: str) -> Page:
     ParameterError: no such page (with the nearest), or its YAML is at fault.
     """
     if name not in page_names():
-        near = nearest(name, page_names()) or f": a page is <notebook>/<page>, a file params/{name}.yaml in its folder."
+        near = nearest(name, page_names()) or ": a page is <notebook>/<page>, of a file params/<notebook>/<page>.yaml."
         raise ParameterError(f"no page {name}{near}")
     page = Page(name, load_yaml(ROOT / "params" / f"{name}.yaml"))
     check(page.values, f"params/{name}.yaml", notebook_parameters(page.notebook))

@@ -609,7 +609,10 @@ class Search:
         hand.trial = n
         again = ", going on" if trial.intermediate_values else ""
         self.say(f"trial {n}: {report.set_text(trial.params)}{again}")
-        hand.connection.send(trial_runs(self.base, trial.params))
+        try:
+            hand.connection.send(trial_runs(self.base, trial.params))
+        except (BrokenPipeError, ConnectionResetError):
+            self._bury(hand)
 
     def _hear(self, hand: Hand | Sender) -> None:
         assert hand.trial is not None
@@ -933,7 +936,7 @@ def _words(sweep: Sweep) -> str:
 
 
 def title(sweep: Sweep) -> str:
-    return sweep.question or f"{sweep.page}: {' × '.join(sweep.ranges)}"
+    return " ".join((sweep.question or f"{sweep.page}: {' × '.join(sweep.ranges)}").split())  # one line: a heading
 
 
 def _shown(row: Row, sweep: Sweep, best: int | None) -> list[Any]:

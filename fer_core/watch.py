@@ -61,6 +61,10 @@ def train_or_load(
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as fault:
+        if devices.out_of_memory(fault):
+            raise FerError(
+                f"The memory of the {device} device is full: end what uses it, or use DEVICE=cpu."
+            ) from fault
         raise FerError(
             f"This machine has a {device} device, but torch {torch.__version__} cannot compute on it: use DEVICE=cpu, "
             "or a torch that was built for its driver."

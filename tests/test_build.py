@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +113,18 @@ def test_failed_page_is_tried_again_and_the_others_are_not(built: Any) -> None:
     text = plan(built[0])
     assert "02_bad/default: it failed before" in text
     assert "01_net" not in text
+
+
+@pytest.mark.parametrize(
+    ("page", "refused"),
+    [("00_exploration/default", True), ("05_analysis/dropout", False), ("05_analysis/summary", False)],
+)
+def test_set_may_name_what_a_page_or_the_arms_of_its_claim_have(
+    place: artifacts.Settings, page: str, refused: bool
+) -> None:
+    plan = build.Plan(dataclasses.replace(place, set_values={"epochs": 2}), [page])
+    with pytest.raises(schema.ParameterError, match="unknown parameter epochs") if refused else nullcontext():
+        plan.check_chosen()
 
 
 def test_plan_says_that_data_without_a_labelled_test_set_gives_no_test_accuracy(place: artifacts.Settings) -> None:

@@ -342,18 +342,32 @@ def test_pictures_of_other_sizes_are_resized_to_the_most_common(tmp_path: Path, 
     assert "1 pictures resized to 16 × 12" in faces.source
 
 
+def test_a_damaged_picture_is_refused_for_training_as_for_an_answer(tmp_path: Path, store: Path):
+    content = bytearray(picture(np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)))
+    middle = len(content) // 2
+    content[middle : middle + 30] = bytes(255 - byte for byte in content[middle : middle + 30])
+    folder = own_folder(tmp_path / "f")
+    file = folder / "cat" / "own.png"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        pictures.decode(file)
+    with pytest.raises(DataError, match=r"own\.png' is no readable picture"):
+        data.open_faces(folder, store)
+
+
 @pytest.mark.parametrize(
-    ("form", "grey"), [("16 bits", 200), ("12 bits in 16", 200), ("float", 200), ("transparent", 255), ("turned", 200)]
+    ("form", "grey"), [("16 bits", 200), ("12 bits in 16", 200), ("float", 200), ("transparent", 255), ("turned", 50)]
 )
 def test_a_picture_is_read_for_training_as_for_an_answer(tmp_path: Path, store: Path, form: str, grey: int):
     flat, exif = np.full((12, 16), grey, np.uint16), Image.Exif()
     exif[0x0112] = 6  # a quarter turn
+    rising = np.tile(np.arange(0, 160, 10, dtype=np.uint8), (12, 1))
     pixels, name, options = {
         "16 bits": (flat * 257, "PNG", {}),
         "12 bits in 16": (np.where(np.arange(16) == 0, 4095, flat * 16).astype(np.uint16), "PNG", {}),
         "float": (np.where(np.arange(16) == 0, 1, flat / 255).astype(np.float32), "TIFF", {}),
         "transparent": (np.zeros((12, 16, 4), np.uint8), "PNG", {}),
-        "turned": (flat.T.astype(np.uint8), "TIFF", {"exif": exif}),
+        "turned": (np.rot90(rising), "TIFF", {"exif": exif}),
     }[form]
     folder = own_folder(tmp_path / "f")
     file = folder / "cat" / "own.png"

@@ -125,8 +125,20 @@ def test_single_faces_are_marked_in_a_figure_of_ones_own_too(shown):
     ax = plt.figure().subplots()
     ax.imshow(faces(1)[0])
     plots.show(ax, "A face that I looked at.", "the data: pixels")
-    assert [metadata["fer"]["faces"] for _, metadata in shown] == [True, True, True]
     assert shown[-1][1]["image/png"]["alt"] == "A face that I looked at."
+    hidden = plt.figure().subplots()
+    hidden.inset_axes((0.5, 0.5, 0.5, 0.5)).imshow(faces(1)[0])
+    plots.show(hidden, "", "")
+    mesh = plt.figure().subplots()
+    mesh.pcolormesh(faces(1)[0])
+    plots.show(mesh, "", "")
+    assert [metadata["fer"]["faces"] for _, metadata in shown] == [True] * 5
+    means = plt.figure().subplots()
+    means.imshow(faces(1)[0])
+    means.get_figure().set_gid(plots.NO_FACES)
+    plots.show(means, "", "")
+    plots.show(plots.confusion_matrix(np.array([[3]]), ["happy"]), "", "")
+    assert [metadata["fer"]["faces"] for _, metadata in shown[5:]] == [False, False]
 
 
 @pytest.mark.parametrize(("counts", "marked"), [((500, 40), False), ((500, 2), True), ((500, 0), False)])

@@ -542,9 +542,10 @@ def test_only_a_page_with_a_run_of_its_own_is_told_how_to_reproduce_it() -> None
 
 
 def test_numeric_columns_are_set_right_and_pandas_two_header_rows_made_one() -> None:
-    frame = pd.DataFrame({"class": ["a", "b"], "n": ["1,000", "–"], "word": ["1 a", "2"]}).set_index("class")
-    page = rendered(with_output({"text/html": frame.to_html()}))
-    assert re.search(r"<th>class</th>\s*<th data-n>n</th>\s*<th>word</th>\s*</tr>\s*</thead>", page)
+    columns = {"n": ["1,000", "–"], "word": ["1 a", "2"], "rate": ["1e-05", "0.001"], "loss": ["0.5 nats", "10.2 nats"]}
+    page = rendered(with_output({"text/html": pd.DataFrame(columns, pd.Index(["a", "b"], name="class")).to_html()}))
+    heads = ("<th>class", "<th data-n>n", "<th>word", "<th data-n>rate", "<th data-n>loss")
+    assert re.search(r"</th>\s*".join(heads) + r"</th>\s*</tr>\s*</thead>", page)
     assert "<td data-n>1,000</td>" in page and "<td>1 a</td>" in page
 
 

@@ -471,6 +471,11 @@ def test_what_a_worker_trains_on_has_blank_test_images(
 # -- a whole one, with workers
 
 
+def test_a_question_of_several_lines_is_a_heading_and_no_markup(define: Any) -> None:
+    asked = dataclasses.replace(define(), question="Which rate?\n\n<script>alert(1)</script>")
+    assert sweep.title(asked) == "Which rate? <script>alert(1)</script>"
+
+
 def test_an_engine_s_hand_whose_thread_died_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Faces:
         raise schema.DataError("gone")
