@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections import Counter
 from typing import Any
@@ -147,10 +148,20 @@ class Claim:
     def verdict(self) -> Markdown:
         """The verdict, what was left out, and what to look for elsewhere."""
         cut = f"{self.cut} runs were cut by time_limit_minutes and are left out: run the page again to finish them"
-        notes = [f" {note}." for note in (self.judged.mixed, self.judged.note, cut * bool(self.cut)) if note]
+        known = (self.judged.mixed, self.judged.note, cut * bool(self.cut), self._same())
+        notes = [f" {note}." for note in known if note]
         told = {"What to keep in mind.": self.params.reading, "What to look for.": self.params.look_for}
         further = "".join(f"\n\n**{lead}** {text}" for lead, text in told.items() if text)
         return Markdown(f"**Verdict: {self.judged.verdict}.**{''.join(notes)}{further}")
+
+    def _same(self) -> str:
+        """Arms with runs that came out bit for bit alike although they were asked for differently."""
+        told = []
+        for (arm, runs), (other, others) in itertools.combinations(self.runs.items(), 2):
+            pairs = [(a, b) for a in runs for b in others if a.params.seed == b.params.seed and a.key != b.key]
+            if seeds := [str(a.params.seed) for a, b in pairs if _alike(a, b)]:
+                told.append(f"“{arm}” and “{other}” (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})")
+        return f"What differs never acted: the same trainings, bit for bit, are {'; '.join(told)}" * bool(told)
 
     def secondary(self) -> Table:
         """Further metrics of each arm, mean and interval over seeds, and of what the rule compares the differences, but
@@ -223,6 +234,10 @@ class Claim:
 def _lowered(value: Any, stated: Any) -> str:
     """What the page states, where the sample's ceilings (or SET) made it something else."""
     return "" if value == stated else f" (stated: {plain(stated)})"
+
+
+def _alike(a: Run, b: Run) -> bool:
+    return a.history.equals(b.history) and a.metrics["validation"] == b.metrics["validation"]
 
 
 def _history(run: Run) -> pd.DataFrame:

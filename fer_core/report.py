@@ -20,6 +20,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,6 +36,7 @@ TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv", artifacts.WATCHED_FILE)
 SPANS = ("started", "ended")  # of several runs: from the first to the last
 EXPLAINED = {
+    "processor": "on one of another type the same seed gives another training, as another seed would",
     "commit": "the checkout's when the training ended",
     "clean": "whether the checkout was as the commit says, nothing changed since",
     "key": "fingerprint of all that bears on training: parameters with the seed, data, code, kind of device, precision "
@@ -631,7 +633,8 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
             told.setdefault(name, []).append(value)
     lines = {"runs": str(len(runs))} if runs else {}
     for name, values in told.items():
-        different = sorted({str(v) for v in values})
+        counts = Counter(map(str, values))
+        different = sorted(counts)
         if name == "seconds":
             lines[name] = f"{sum(values):,.0f}" + f" in {len(values)} runs" * (len(values) > 1)
         elif name in SPANS:
@@ -639,7 +642,9 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
         elif len(different) > 3:
             lines[name] = f"{different[0]} … {different[-1]} ({len(different)} different ones)"
         else:
-            lines[name] = " · ".join(different) + " (the runs differ)" * (len(different) > 1)
+            many = len(different) > 1
+            words = [value + f" in {counts[value]}" * many for value in different]
+            lines[name] = " · ".join(words) + " (the runs differ)" * many
     foreign = sorted({run.foreign for run in runs if run.foreign})
     if foreign:
         lines["brought from elsewhere"] = f"differs from here in {'; '.join(foreign)}"

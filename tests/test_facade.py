@@ -295,6 +295,19 @@ def test_claim_states_its_rule_before_any_run(quick: None, place: Settings) -> N
     assert not (place.store / "runs").exists()
 
 
+def test_a_claim_says_which_of_its_runs_came_out_the_same(shown: Shown, quick: None) -> None:
+    arms = {
+        "plain": {"page": "03_dropout/default"},
+        "never": {"page": "03_dropout/default", "set": {"gradient_clip": 1e6}},
+    }
+    rule = [{"arm": "never", "against": "plain", "direction": "above", "threshold": 0.0}]
+    page = analysis.page(dataclasses.replace(CLAIM, arms=arms, rule=rule))
+    page.train()
+    assert "bit for bit, are “plain” and “never” (seeds 0, 1)." in page.verdict().data
+    del page.runs["never"][0]
+    assert "“never” (seed 1)." in page.verdict().data
+
+
 def test_an_arm_tells_what_the_samples_ceilings_made_of_its_page_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with_settings(monkeypatch, data=None, set_values={})
     rate = schema.sample_ceilings()["learning_rate"]

@@ -265,7 +265,7 @@ def test_kill_while_files_are_put_in_place_leaves_no_finished_page(
 def test_provenance_says_where_runs_differ(run: Run, tmp_path: Path) -> None:
     artifacts.write_json(tmp_path / "run.json", {"seconds": 4.0, "versions": {"torch": "3"}, "host": "h"})
     told = report.provenance([run, Run("l", Params(), tmp_path, foreign="device")])
-    assert told["versions torch"] == "2 · 3 (the runs differ)"
+    assert told["versions torch"] == "2 in 1 · 3 in 1 (the runs differ)"
     assert (told["seconds"], told["host"], told["runs"]) == ("7 in 2 runs", "h", "2")
     assert "device" in told["brought from elsewhere"]
 
@@ -589,7 +589,10 @@ def test_provenance_of_several_runs_is_a_span_of_time_and_explains_its_words(tmp
         artifacts.write_json(tmp_path / str(hour) / "run.json", told)
         runs.append(Run(str(hour), Params(), tmp_path / str(hour)))
     told = report.provenance(runs)
-    assert told["started"] == "2026-01-01T07:00 … 2026-01-01T09:00" and told["commit"] == "a · b (the runs differ)"
+    assert (
+        told["started"] == "2026-01-01T07:00 … 2026-01-01T09:00"
+        and told["commit"] == "a in 1 · b in 2 (the runs differ)"
+    )
     assert report.provenance(runs[:1])["started"] == "2026-01-01T09:00"
     page = rendered(provenance=told)
     assert re.search(r"<dt>clean</dt><dd>True<br><small>whether the checkout", page) and "<small></small>" not in page
