@@ -867,7 +867,7 @@ def arm_curves(
         )
         finding = f"{_capital(name)} ends highest with {first} ({high}), lowest with {last} ({low})"
         if high == low:
-            finding = f"{_capital(name)} ends at {high} with {first}"
+            finding = f"{_capital(name)} ends at {high}" + f" with {first}" * (len(arms) > 1)
     _title(figure, finding)
     if kind != "nats":
         ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick if kind == "%" else _points_tick))
@@ -904,7 +904,7 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
     if known:
         high, low = (_value(extreme(known.values()), metric) for extreme in (max, min))
         first, last = (_arms(_alike(known, extreme, lambda value: _value(value, metric))) for extreme in (max, min))
-        finding = f"{_capital(words(metric))} is {high} with {first}"
+        finding = f"{_capital(words(metric))} is {high}" + f" with {first}" * (len(groups) > 1)
         finding += f", {low} with {last}" if high != low else ""
     ax = _dot_rows(groups, finding, metric)
     _plotted(_figure(ax), f"arms_{metric}", table)
