@@ -452,7 +452,7 @@ def test_no_planted_face_is_published(tmp_path: Path, monkeypatch: pytest.Monkey
         page = (published / f"{name}.html").read_text(encoding="utf-8")
         assert shown(page, squares) == 0
         assert "<dt>host</dt>" not in page
-    assert "Files of the run</summary>" in page and dead_links(published) == []  # of lr_0_001, the last
+    assert "Files of the 3 runs</summary>" in page and dead_links(published) == []  # of lr_0_001, the last
     kinds = {file.suffix for file in published.rglob("*") if file.is_file()}
     assert kinds <= {".html", ".csv", ".json", ".md", ".parquet", ".safetensors"}
     assert len(list(published.glob("runs/*/predictions.parquet"))) == 1
