@@ -642,9 +642,8 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
         elif len(different) > 3:
             lines[name] = f"{different[0]} … {different[-1]} ({len(different)} different ones)"
         else:
-            many = len(different) > 1
-            words = [value + f" in {counts[value]}" * many for value in different]
-            lines[name] = " · ".join(words) + " (the runs differ)" * many
+            words = [value + f" in {counts[value]}" * (1 < len(different) < len(values)) for value in different]
+            lines[name] = " · ".join(words) + " (the runs differ)" * (len(different) > 1)
     foreign = sorted({run.foreign for run in runs if run.foreign})
     if foreign:
         lines["brought from elsewhere"] = f"differs from here in {'; '.join(foreign)}"

@@ -265,7 +265,7 @@ def test_kill_while_files_are_put_in_place_leaves_no_finished_page(
 def test_provenance_says_where_runs_differ(run: Run, tmp_path: Path) -> None:
     artifacts.write_json(tmp_path / "run.json", {"seconds": 4.0, "versions": {"torch": "3"}, "host": "h"})
     told = report.provenance([run, Run("l", Params(), tmp_path, foreign="device")])
-    assert told["versions torch"] == "2 in 1 · 3 in 1 (the runs differ)"
+    assert told["versions torch"] == "2 · 3 (the runs differ)"
     assert (told["seconds"], told["host"], told["runs"]) == ("7 in 2 runs", "h", "2")
     assert "device" in told["brought from elsewhere"]
 
