@@ -178,84 +178,79 @@ def _engine() -> Callable[[artifacts.Settings], build.Engine] | None:
 
 def _price() -> float | None:
     text = os.environ.get("FER_PRICE") or ""
-    try:
-        price = float(text) if text else None
-    except ValueError:
-        price = -1.0
-    if price is not None and not 0 <= price < float("inf"):
-        raise FerError(f"PRICE is '{text}', expected what an hour of one core or GPU costs, such as 1.10.")
-    return price
+    expected = "what an hour of one core or GPU costs, such as 1.10"
+    return artifacts.number_from("PRICE", text, lambda price: price >= 0, expected) if text else None
+
+
+SHARED = {
+    "data": "FER2013 in any form, or your own images; unset: the drawn sample",
+    "name": "the folder under reports/",
+    "device": "auto, cpu or cuda",
+    "jobs": "trainings and pages side by side",
+    "out": "where reports and the run store go",
+    "set": "parameters that come last: 'epochs=2 learning_rate=0.01'",
+    "engine": "where runs are trained: local, ray or slurm",
+    "address": "Ray's head (host:port or auto); for slurm its options, or local",
+    "gpus-per-run": "with an engine: a share of a GPU, such as 0.25",
+    "price": "for plan: of an hour of one core or GPU",
+}
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "all-reports": (_report, "make every page that is not current"),
+    "report": (_report, "make one page"),
+    "plan": (_plan, "say what would run and why"),
+    "compare": (_compare, "set the runs of pages side by side"),
+    "sweep": (_sweep, "try ranges of parameters, deciding on validation"),
+    "wandb-sync": (_wandb_sync, "send what was logged offline to your wandb server"),
+    "data": (_data, "download FER2013 from Kaggle (a public data set)"),
+    "lab": (_lab, "open the notebooks in JupyterLab"),
+    "clean": (_clean, "remove reports and runs, naming their size first"),
+    "publish": (_publish, "write reports/published/: the study on real data, single faces withheld"),
+    "import": (_import, "take in finished runs from another machine"),
+    "reproduce": (_reproduce, "train a page afresh and compare with what stands"),
+    "test": (_test, "run the tests"),
+    "bench": (_bench, "this engine against the loop people write today"),
+    "bootstrap": (_bootstrap, "the cell with which notebooks start on Colab and Kaggle"),
+    "predict": (_predict, "a network's answer for your own pictures or Kaggle's test.csv"),
+    "_worker": (lambda _: build.serve(), ""),
+}
+PAGES = {"pages": {"nargs": "*", "metavar": "PAGE", "help": "such as 04_complex_cnn/default"}}
+OWN: dict[str, dict[str, dict[str, Any]]] = {  # what a command takes beside what all take
+    "report": PAGES,
+    "plan": PAGES,
+    "compare": PAGES,
+    "sweep": {"sweep": {"nargs": "?", "metavar": "SWEEP", "help": "a file params/sweeps/SWEEP.yaml"}},
+    "wandb-sync": {"--dry-run": {"action": "store_true", "help": "only list what would be sent"}},
+    "import": {
+        "source": {"nargs": "?", "metavar": "FROM", "help": "another machine's OUT, or a folder that make publish made"}
+    },
+    "reproduce": {"page": {"nargs": "?", "metavar": "PAGE", "help": "a training page, such as 04_complex_cnn/default"}},
+    "bootstrap": {"--write": {"action": "store_true", "help": "put it on top of every notebook"}},
+    "predict": {
+        "images": {"nargs": "*", "metavar": "IMAGE", "help": "pictures, folders of them, or one test.csv"},
+        "--no-detect": {"action": "store_true", "help": "each picture is a face already cut out"},
+        "--model": {"help": "a page of this OUT or a run's folder; unset: the published network"},
+    },
+}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fer_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
-    for name, about in (
-        ("data", "FER2013 in any form, or your own images; unset: the drawn sample"),
-        ("name", "the folder under reports/"),
-        ("device", "auto, cpu or cuda"),
-        ("jobs", "trainings and pages side by side"),
-        ("out", "where reports and the run store go"),
-        ("set", "parameters that come last: 'epochs=2 learning_rate=0.01'"),
-        ("engine", "where runs are trained: local, ray or slurm"),
-        ("address", "Ray's head (host:port or auto); for slurm its options, or local"),
-        ("gpus-per-run", "with an engine: a share of a GPU, such as 0.25"),
-        ("price", "for plan: of an hour of one core or GPU"),
-    ):
-        shared.add_argument(f"--{name}", help=about)
-    pages = argparse.ArgumentParser(add_help=False)
-    pages.add_argument("pages", nargs="*", metavar="PAGE", help="such as 04_complex_cnn/default")
-    page = argparse.ArgumentParser(add_help=False)
-    page.add_argument("page", nargs="?", metavar="PAGE", help="a training page, such as 04_complex_cnn/default")
-    source = argparse.ArgumentParser(add_help=False)
-    source.add_argument(
-        "source", nargs="?", metavar="FROM", help="another machine's OUT, or a folder that make publish made"
-    )
-    written = argparse.ArgumentParser(add_help=False)
-    written.add_argument("--write", action="store_true", help="put it on top of every notebook")
-    images = argparse.ArgumentParser(add_help=False)
-    images.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, folders of them, or one test.csv")
-    images.add_argument("--no-detect", action="store_true", help="each picture is a face already cut out")
-    images.add_argument("--model", help="a page of this OUT or a run's folder; unset: the published network")
-    sweeps = argparse.ArgumentParser(add_help=False)
-    sweeps.add_argument("sweep", nargs="?", metavar="SWEEP", help="a file params/sweeps/SWEEP.yaml")
-    listing = argparse.ArgumentParser(add_help=False)
-    listing.add_argument("--dry-run", action="store_true", help="only list what would be sent")
-    for command, action, about, parents in (
-        ("all-reports", _report, "make every page that is not current", [shared]),
-        ("report", _report, "make one page", [shared, pages]),
-        ("plan", _plan, "say what would run and why", [shared, pages]),
-        ("compare", _compare, "set the runs of pages side by side", [shared, pages]),
-        ("sweep", _sweep, "try ranges of parameters, deciding on validation", [shared, sweeps]),
-        ("wandb-sync", _wandb_sync, "send what was logged offline to your wandb server", [shared, listing]),
-        ("data", _data, "download FER2013 from Kaggle (a public data set)", [shared]),
-        ("lab", _lab, "open the notebooks in JupyterLab", [shared]),
-        ("clean", _clean, "remove reports and runs, naming their size first", [shared]),
-        ("publish", _publish, "write reports/published/: the study on real data, single faces withheld", [shared]),
-        ("import", _import, "take in finished runs from another machine", [shared, source]),
-        ("reproduce", _reproduce, "train a page afresh and compare with what stands", [shared, page]),
-        ("test", _test, "run the tests", []),
-        ("bench", _bench, "this engine against the loop people write today", [shared]),
-        ("bootstrap", _bootstrap, "the cell with which notebooks start on Colab and Kaggle", [written]),
-        ("predict", _predict, "a network's answer for your own pictures or Kaggle's test.csv", [shared, images]),
-        ("_worker", lambda _: build.serve(), "", []),
-    ):
-        told: dict[str, Any] = {"help": about, "description": about} if about else {}  # a worker is not listed
-        added = commands.add_parser(command, parents=parents, **told)
+    for command, (action, about) in COMMANDS.items():
+        words: dict[str, Any] = {"help": about, "description": about} if about else {}  # a worker is not listed
+        added = commands.add_parser(command, **words)
+        for name, told in SHARED.items() if command not in ("test", "bootstrap", "_worker") else ():
+            added.add_argument(f"--{name}", help=told)
+        for name, options in OWN.get(command, {}).items():
+            added.add_argument(name, **options)
         added.set_defaults(action=action)
     return parser
 
 
-ELSEWHERE = "say OUT=, a folder that can be written to"
-THE_DISKS_FAULT = {
-    errno.ENOSPC: "free some space, and run it again",
-    errno.EDQUOT: "free some space, and run it again",
-    errno.EACCES: ELSEWHERE,
-    errno.EPERM: ELSEWHERE,
-    errno.EROFS: ELSEWHERE,
-    errno.ENOTDIR: ELSEWHERE,
-}
+THE_DISKS_FAULT = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, and run it again")
+THE_DISKS_FAULT |= dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR), "say OUT=, a folder that can be written to"
+)
 
 
 class Terminated(BaseException):
@@ -276,10 +271,10 @@ def main() -> int:
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
     if options.command in ("all-reports", "report", "reproduce", "sweep"):
         signal.signal(signal.SIGTERM, _terminate)
-    if options.command in ("all-reports", "report", "reproduce", "sweep") and os.environ.get("WANDB_MODE") == "online":
-        from fer_core import tracking
+        if os.environ.get("WANDB_MODE") == "online":
+            from fer_core import tracking
 
-        tracking.offline_unless_answered()
+            tracking.offline_unless_answered()
     if options.command not in ("lab", "data"):
         os.environ.setdefault("FER_THREADS", "1")  # JOBS fill the cores: faster together, and the same bits anywhere
     status: int | None = None

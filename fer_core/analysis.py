@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
+from scipy import special
 
 from fer_core import artifacts, claims, data, exploration, leaderboard, notebook, plots, schema
 from fer_core.artifacts import Run, settings
@@ -247,8 +248,7 @@ def _history(run: Run) -> pd.DataFrame:
 def _guessing(faces: Faces) -> dict[str, float]:
     """The cross-entropy of answers that do not depend on the image, in nats."""
     shares = np.bincount(faces.labels[faces.usage != data.PRIVATE]) / (faces.usage != data.PRIVATE).sum()
-    shares = shares[shares > 0]
-    known = float(-(shares * np.log(shares)).sum())
+    known = float(special.entr(shares).sum())
     return {"all classes alike": math.log(len(faces.classes)), "no more than each class's share": known}
 
 

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -168,6 +169,17 @@ def settings() -> Settings:
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def number_from(name: str, text: str, fits: Callable[[float], bool], expected: str) -> float:
+    """A variable's number; FerError in a sentence where it is none, not finite, or does not fit."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or not fits(number):
+        raise FerError(f"{name} is '{text}', expected {expected}.")
+    return number
 
 
 def digest(value: Any) -> str:

@@ -887,11 +887,11 @@ def tables(
     swept: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, bytes]:
     """results.csv, claims.csv, the index and the pages that belong to it, by file name."""
-    rows, claims = results(plan), claim_rows(plan)
+    rows, judged = results(plan), claim_rows(plan)
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
     contenders = [_contender(page, plan) for page in plan.pages.values() if page.own is not None]
-    index = report.render_index(plan.settings, entries, rows, claims, scored, contenders, compared, plan.fer2013, swept)
-    stored = [{name: row[name] for name in artifacts.CLAIM_COLUMNS} for row in claims]
+    index = report.render_index(plan.settings, entries, rows, judged, scored, contenders, compared, plan.fer2013, swept)
+    stored = [{name: row[name] for name in artifacts.CLAIM_COLUMNS} for row in judged]
     files = {
         "results.csv": artifacts.csv_bytes(artifacts.RESULT_COLUMNS, rows),
         "claims.csv": artifacts.csv_bytes(artifacts.CLAIM_COLUMNS, stored),

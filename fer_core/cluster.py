@@ -41,14 +41,9 @@ IN_FLIGHT = 256  # runs handed to the cluster at a time: it may grow as they wai
 
 def gpus_per_run(device: str) -> float:
     """GPUS_PER_RUN, a share of one GPU or several whole ones; unset: one where this machine's device is a GPU."""
-    text = os.environ.get("FER_GPUS_PER_RUN") or ("1" if device == "cuda" else "0")
-    try:
-        gpus = float(text)
-    except ValueError:
-        gpus = -1.0
-    if not 0 <= gpus <= 64 or (gpus > 1 and gpus != int(gpus)):
-        raise FerError(f"GPUS_PER_RUN is '{text}', expected a share of a GPU such as 0.25, or a whole number from 0.")
-    return gpus
+    text = os.environ.get("FER_GPUS_PER_RUN") or ("0" if device == "cpu" else "1")
+    expected = "a share of a GPU such as 0.25, or a whole number from 0"
+    return artifacts.number_from("GPUS_PER_RUN", text, lambda n: 0 <= n <= 1 or (n <= 64 and n == int(n)), expected)
 
 
 def package_fingerprint() -> str:
