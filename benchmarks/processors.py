@@ -7,7 +7,7 @@ are equal: “clipping” and “both” on that claim's page), so that what dif
 
 from __future__ import annotations
 
-from fer_core import report, schema
+from fer_core import claims, report, schema
 from fer_core.artifacts import Run, digest
 from fer_core.schema import ROOT, Params
 
@@ -28,10 +28,12 @@ def runs() -> dict[str, list[Run]]:
 def main() -> None:
     found = runs()
     for seed, (one, other) in enumerate(zip(found["neither"], found["scheduler"], strict=True)):
-        if other.history["learning_rate"].nunique() == 1:
-            processors = " and ".join(run.provenance["processor"] for run in (one, other))
+        processors = [run.provenance["processor"] for run in (one, other)]
+        if other.history["learning_rate"].nunique() == 1 and processors[0] != processors[1]:
             first, second = (run.metrics["validation"]["accuracy"] for run in (one, other))
-            print(f"seed {seed}: {first:.1%} and {second:.1%} of the validation images, on {processors}")
+            late = [claims.metric_of(run, "late_loss_variability") for run in (one, other)]
+            print(f"seed {seed}, {' and '.join(processors)}: {first:.1%} and {second:.1%} of the validation images,")
+            print(f"  late variability of the validation loss {late[0]:.3f} and {late[1]:.3f} nats")
     allowed = report.tolerance(found["neither"][0], found["neither"])["validation"]
     print(f"04_complex_cnn/default calls accuracies the same within {allowed * 100:.1f} points (validation)")
 

@@ -149,7 +149,7 @@ class Claim:
     def verdict(self) -> Markdown:
         """The verdict, what was left out, and what to look for elsewhere."""
         cut = f"{self.cut} runs were cut by time_limit_minutes and are left out: run the page again to finish them"
-        known = (self.judged.mixed, self.judged.note, cut * bool(self.cut), self._same())
+        known = (self.judged.mixed, self.judged.note, cut * bool(self.cut), self._idle(), self._same(), self._apart())
         notes = [f" {note}." for note in known if note]
         told = {"What to keep in mind.": self.params.reading, "What to look for.": self.params.look_for}
         further = "".join(f"\n\n**{lead}** {text}" for lead, text in told.items() if text)
@@ -162,7 +162,30 @@ class Claim:
             pairs = [(a, b) for a in runs for b in others if a.params.seed == b.params.seed and a.key != b.key]
             if seeds := [str(a.params.seed) for a, b in pairs if _alike(a, b)]:
                 told.append(f"“{arm}” and “{other}” (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})")
-        return f"What differs never acted: the same trainings, bit for bit, are {'; '.join(told)}" * bool(told)
+        return f"The same trainings, bit for bit, since what differs never acted: {'; '.join(told)}" * bool(told)
+
+    def _idle(self) -> str:
+        """How often a schedule that follows the plateaus has never lowered the rate."""
+        waiting = {arm: [run for run in runs if run.params.schedule == "plateau"] for arm, runs in self.runs.items()}
+        idle = {arm: sum(run.history["learning_rate"].nunique() == 1 for run in runs) for arm, runs in waiting.items()}
+        told = [f"in {n} of {len(waiting[arm])} runs of “{arm}”" for arm, n in idle.items() if n]
+        return f"The learning rate never fell {listed(told)}" * bool(told)
+
+    def _apart(self) -> str:
+        """Which compared arms come from different types of processor, so that equal seeds are no pairs."""
+
+        def types(arm: str) -> dict[int, Any]:
+            return {run.params.seed: run.provenance.get("processor") for run in self.runs[arm]}
+
+        told = []
+        for arm, against in self._pairs():
+            first, second = types(arm), types(against)
+            if any(first[seed] != second[seed] for seed in first.keys() & second.keys()):
+                told.append(f"“{arm}” and “{against}”")
+        words = (
+            "of different types of processor, where the same seed is another training, so that a difference may be as "
+        )
+        return f"{listed(told)} come from runs {words}much chance as one between seeds" * bool(told)
 
     def secondary(self) -> Table:
         """Further metrics of each arm, mean and interval over seeds, and of what the rule compares the differences, but

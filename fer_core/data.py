@@ -45,6 +45,14 @@ UNLABELLED = 255  # the label of an image of the competition's test.csv
 TRAINING, PUBLIC, PRIVATE = range(3)  # positions in USAGES
 LOW_CONTRAST_STD = 2.0  # grey levels; FER2013's 13 lie below 0.7, the next at 4.1
 NEAR_THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    struct.error,
+)  # what Pillow raises of a damaged file
 READER = 3  # goes up when this file reads the same bytes differently: what older ones remembered is read again
 
 MAX_MEMBERS = 1_000_000  # bounds on what an archive may unpack to; FER2013 as folders is 35,887 files,
@@ -845,7 +853,7 @@ def _decode(entry: Entry, name: str) -> np.ndarray:
             if turned.mode in ("L", "1") and "transparency" not in turned.info:
                 return np.asarray(turned.convert("L"))
             pixels = np.asarray(in_colour(turned))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError, *UNREADABLE) as error:
         came = f"{len(data):,} bytes" if data else "an empty file"
         reason = str(error).split(" <_io")[0]
         raise DataError(
@@ -881,7 +889,7 @@ def upright(picture: Any) -> Any:
     picture.load()  # Pillow reads a damaged picture a second time without a word
     try:
         return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError, struct.error):
+    except UNREADABLE:
         return picture
 
 

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PolyQuadMesh, QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
@@ -185,8 +185,10 @@ def picture(
     """
     figure, png = _figure(axes), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    images = bool(figure.findobj(lambda artist: isinstance(artist, _ImageBase | QuadMesh)))
-    fer: dict[str, Any] = {"faces": bool(stand_in) or (images and figure.get_gid() not in (NO_FACES, AS_DRAWN))}
+    images = bool(figure.findobj(lambda artist: isinstance(artist, _ImageBase)))
+    cells = bool(figure.findobj(lambda artist: isinstance(artist, QuadMesh | PolyQuadMesh)))
+    unknown = figure.get_gid() != NO_FACES and (images or (cells and figure.get_gid() != AS_DRAWN))
+    fer: dict[str, Any] = {"faces": bool(stand_in) or unknown}
     name, plotted = vars(figure).get("plotted", ("", None))
     if stand_in is not None:
         name, plotted = "faces", pd.DataFrame(stand_in["rows"], columns=stand_in["columns"])
@@ -197,7 +199,7 @@ def picture(
     # What the title does not say is for all readers, not only for those who cannot see.
     alt = " ".join(filter(None, (lead, title(axes) and f"{title(axes)}.")))
     told: dict[str, Any] = {"alt": alt, "source": source, "lead": lead}
-    if figure.get_gid() == AS_DRAWN or images:
+    if figure.get_gid() == AS_DRAWN or images or cells:
         told["as_drawn"] = True
     return png.getvalue(), {"image/png": told, "fer": fer}
 

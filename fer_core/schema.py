@@ -264,7 +264,7 @@ def check(values: Mapping[str, Any], where: str, allowed: Iterable[str] | None =
     for name in values:
         if name not in names:
             near = nearest(str(name), names) or "; delete it, or take one of `Params` in fer_core/schema.py."
-            why = ", which this notebook does not have: delete it." if name in SPECS else near
+            why = " here: delete it." if name in SPECS else near
             raise ParameterError(f"{where}: unknown parameter {name}{why}")
     return {name: check_value(name, value, where) for name, value in values.items()}
 

@@ -61,7 +61,7 @@ def train_or_load(
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as fault:
-        if devices.out_of_memory(fault):
+        if "out of memory" in str(fault):
             raise FerError(
                 f"The memory of the {device} device is full: end what uses it, or use DEVICE=cpu."
             ) from fault

@@ -303,9 +303,23 @@ def test_a_claim_says_which_of_its_runs_came_out_the_same(shown: Shown, quick: N
     rule = [{"arm": "never", "against": "plain", "direction": "above", "threshold": 0.0}]
     page = analysis.page(dataclasses.replace(CLAIM, arms=arms, rule=rule))
     page.train()
-    assert "bit for bit, are “plain” and “never” (seeds 0, 1)." in page.verdict().data
+    assert "never acted: “plain” and “never” (seeds 0, 1)." in page.verdict().data
     del page.runs["never"][0]
     assert "“never” (seed 1)." in page.verdict().data
+    assert "types of processor" not in page.verdict().data
+    elsewhere = page.runs["never"][0]
+    record = elsewhere.provenance | {"processor": "another"}
+    artifacts.write_json(elsewhere.folder / "run.json", record)
+    page.runs["never"] = [Run(elsewhere.key, elsewhere.params, elsewhere.folder)]
+    assert "“never” and “plain” come from runs of different types of processor" in page.verdict().data
+
+
+def test_a_claim_says_where_a_schedule_never_acted(shown: Shown, quick: None) -> None:
+    arms = {"plain": {"page": "03_dropout/default", "set": {"schedule": "plateau"}}}
+    rule = [{"arm": "plain", "direction": "above", "threshold": 0.0}]
+    page = analysis.page(dataclasses.replace(CLAIM, arms=arms, rule=rule))
+    page.train()
+    assert "The learning rate never fell in 2 of 2 runs of “plain”." in page.verdict().data
 
 
 def test_an_arm_tells_what_the_samples_ceilings_made_of_its_page_too(monkeypatch: pytest.MonkeyPatch) -> None:

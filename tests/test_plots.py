@@ -133,6 +133,10 @@ def test_single_faces_are_marked_in_a_figure_of_ones_own_too(shown):
     mesh.pcolormesh(faces(1)[0])
     plots.show(mesh, "", "")
     assert [metadata["fer"]["faces"] for _, metadata in shown] == [True] * 5
+    inset = plots.confusion_matrix(np.eye(7, dtype=int), EMOTIONS)
+    inset.inset_axes((0.5, 0.5, 0.5, 0.5)).imshow(faces(1)[0])
+    plots.show(inset, "", "")
+    assert shown.pop()[1]["fer"]["faces"]
     means = plt.figure().subplots()
     means.imshow(faces(1)[0])
     means.get_figure().set_gid(plots.NO_FACES)
