@@ -399,8 +399,8 @@ class Sender:
         return None
 
     def close(self) -> None:
+        """The thread hears it and closes its own end: closed from here too, it might be closed twice."""
         self.connection.close()
-        self.theirs.close()
 
 
 class Hand:
