@@ -158,8 +158,8 @@ class Claim:
     def _same(self) -> str:
         """Arms with runs that came out bit for bit alike although they were asked for differently."""
         told = []
-        for (arm, runs), (other, others) in itertools.combinations(self.runs.items(), 2):
-            pairs = [(a, b) for a in runs for b in others if a.params.seed == b.params.seed and a.key != b.key]
+        for arm, other in itertools.combinations(self.runs, 2):
+            pairs = [(a, b) for a, b in self._by_seed(arm, other) if a.key != b.key]
             if seeds := [str(a.params.seed) for a, b in pairs if _alike(a, b)]:
                 told.append(f"“{arm}” and “{other}” (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})")
         return f"The same trainings, bit for bit, since what differs never acted: {'; '.join(told)}" * bool(told)
@@ -173,19 +173,19 @@ class Claim:
 
     def _apart(self) -> str:
         """Which compared arms come from different types of processor, so that equal seeds are no pairs."""
+        told = [
+            f"“{arm}” and “{against}”"
+            for arm, against in self._pairs()
+            if any(
+                a.provenance.get("processor") != b.provenance.get("processor") for a, b in self._by_seed(arm, against)
+            )
+        ]
+        words = "come from runs of different types of processor, where the same seed is another training, so that a"
+        return f"{listed(told)} {words} difference may be as much chance as one between seeds" * bool(told)
 
-        def types(arm: str) -> dict[int, Any]:
-            return {run.params.seed: run.provenance.get("processor") for run in self.runs[arm]}
-
-        told = []
-        for arm, against in self._pairs():
-            first, second = types(arm), types(against)
-            if any(first[seed] != second[seed] for seed in first.keys() & second.keys()):
-                told.append(f"“{arm}” and “{against}”")
-        words = (
-            "of different types of processor, where the same seed is another training, so that a difference may be as "
-        )
-        return f"{listed(told)} come from runs {words}much chance as one between seeds" * bool(told)
+    def _by_seed(self, arm: str, other: str) -> list[tuple[Run, Run]]:
+        """The runs of two arms that have the same seed."""
+        return [(a, b) for a in self.runs[arm] for b in self.runs[other] if a.params.seed == b.params.seed]
 
     def secondary(self) -> Table:
         """Further metrics of each arm, mean and interval over seeds, and of what the rule compares the differences, but

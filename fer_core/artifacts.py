@@ -168,9 +168,6 @@ def settings() -> Settings:
     return Settings(path, name, device, out, parse_set(os.environ.get("FER_SET") or ""), afresh)
 
 
-# ---------------------------------------------------------------------------------------------------------------- keys
-
-
 def number_from(name: str, text: str, fits: Callable[[float], bool], expected: str) -> float:
     """A variable's number; FerError in a sentence where it is none, not finite, or does not fit."""
     try:
@@ -180,6 +177,9 @@ def number_from(name: str, text: str, fits: Callable[[float], bool], expected: s
     if not math.isfinite(number) or not fits(number):
         raise FerError(f"{name} is '{text}', expected {expected}.")
     return number
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
 
 
 def digest(value: Any) -> str:

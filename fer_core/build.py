@@ -163,8 +163,8 @@ class Plan:
         """Refuse what SET names and neither a chosen page has nor one that its arms start from; the summary has all."""
         if any(page.name.endswith("/summary") for page in self.chosen):
             return
-        arms = {str(arm["page"]) for page in self.chosen for arm in page.params.arms.values()}
-        self._check_set([*(page.page for page in self.chosen), *map(schema.load_page, sorted(arms))])
+        arms = [self.pages[arm["page"]] for page in self.chosen for arm in page.params.arms.values()]
+        self._check_set(page.page for page in (*self.chosen, *arms))
 
     def _plan_page(self, page: Page, params: Params, every: list[str]) -> PagePlan:
         try:

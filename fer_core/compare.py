@@ -136,7 +136,9 @@ class Document:
 
     def table(self, table: Table, line: str = "", beside_faces: bool = False, sortable: bool = False) -> None:
         """A table; with `line` folded under it; `sortable` by a click on a column's head."""
-        body = table._repr_html_().replace("dataframe", "dataframe sortable" if sortable else "dataframe", 1)
+        body = table._repr_html_()
+        if sortable:
+            body = body.replace("dataframe", "dataframe sortable", 1)
         content = {"text/html": f"<details><summary>{line}</summary>{body}</details>" if line else body}
         self._output(content, {"fer": {"beside_faces": True}} if beside_faces else None)
 

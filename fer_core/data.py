@@ -45,14 +45,8 @@ UNLABELLED = 255  # the label of an image of the competition's test.csv
 TRAINING, PUBLIC, PRIVATE = range(3)  # positions in USAGES
 LOW_CONTRAST_STD = 2.0  # grey levels; FER2013's 13 lie below 0.7, the next at 4.1
 NEAR_THRESHOLDS = (0.90, 0.95, 0.98, 0.99)
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    SyntaxError,
-    struct.error,
-)  # what Pillow raises of a damaged file
+# What Pillow raises of a damaged file.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, SyntaxError, struct.error)
 READER = 3  # goes up when this file reads the same bytes differently: what older ones remembered is read again
 
 MAX_MEMBERS = 1_000_000  # bounds on what an archive may unpack to; FER2013 as folders is 35,887 files,

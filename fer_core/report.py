@@ -29,7 +29,7 @@ from typing import Any
 
 from fer_core import artifacts, bootstrap, glossary, kernels, leaderboard, schema
 from fer_core.artifacts import Run, Settings
-from fer_core.schema import PACKAGE, ROOT, RUN_GROUPS, SPECS, Page, Params, counted, percent, read_notebook
+from fer_core.schema import PACKAGE, ROOT, RUN_PARAMETERS, Page, Params, counted, percent, read_notebook
 
 COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure is made by
 TEMPLATES = Path(__file__).parent / "template"
@@ -96,9 +96,7 @@ class PageContext:
     provenance: dict[str, str] = field(default_factory=dict)
     colab: str = ""
     stated: str = ""  # the page's YAML as it was written
-    ledger: tuple[
-        tuple[str, str, tuple[str, ...]], ...
-    ] = ()  # of each published run: what it is, its folder, its files
+    ledger: tuple[tuple[str, str, tuple[str, ...]], ...] = ()  # of each published run: its name, folder and files
     failure: Failure | None = None
 
     @property
@@ -740,7 +738,7 @@ def colab_link(page: str) -> str:
 def page_title(notebook: Any, page: Page, params: Params) -> str:
     """The claim in its own words, or the notebook's heading and what sets this page apart."""
     title, stem = heading(notebook) or page.notebook, page.name.split("/")[1]
-    changed = {name: value for name, value in page.values.items() if SPECS[name].group in RUN_GROUPS}
+    changed = {name: value for name, value in page.values.items() if name in RUN_PARAMETERS}
     apart = stem if len(changed) != 1 else " ".join(f"{name} {value}" for name, value in changed.items())
     return params.claim or (title if stem == "default" else f"{title}: {apart.replace('_', ' ')}")
 

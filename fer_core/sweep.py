@@ -741,7 +741,7 @@ def stated_values(search: Search, row: Row) -> dict[str, Any]:
     own = schema.resolve_page(page, search.settings.sample)
     trial = search.base.replace(**row.values)
     names = [name for name in schema.notebook_parameters(page.notebook) if name != "threads"]
-    return {name: getattr(trial, name) for name in names if getattr(trial, name) != getattr(own, name)}
+    return {name: value for name, value in schema.stated(trial, own).items() if name in names}
 
 
 def importance(search: Search, found: list[Row]) -> dict[str, float]:
