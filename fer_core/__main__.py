@@ -266,7 +266,7 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):  # a pipe or a console that knows no "→" gets "?" for it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    for name in ("data", "name", "device", "jobs", "out", "set", "engine", "address", "gpus_per_run", "price"):
+    for name in (name.replace("-", "_") for name in SHARED):
         if getattr(options, name, None):
             os.environ[f"FER_{name.upper()}"] = getattr(options, name)
     if options.command in ("all-reports", "report", "reproduce", "sweep"):

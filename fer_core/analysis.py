@@ -80,6 +80,7 @@ class Claim:
         """Load, resume or train every run of every arm; what stays in the cell is the state of each."""
         log, states, n = notebook.Log(), Counter[str](), sum(map(len, self.wanted.values()))
         lines: list[str] = []
+        self.__dict__.pop("judged", None)  # it was of the runs there were before
         for name, wanted in self.wanted.items():
             self.runs[name] = []
             for params in wanted:
@@ -128,22 +129,9 @@ class Claim:
         """Effect and verdict, computed from the runs' artifacts."""
         return claims.judge(self.params, self.runs, settings().sample)
 
-    def effect(self, number: int = 0) -> str:
-        """A condition's effect with its interval over seeds; the first condition is the claim's main one.
-
-        Parameters
-        ----------
-        number : which condition of the rule
-
-        Returns
-        -------
-        str
-        """
-        return claims.told_effect(self.judged.conditions[number])
-
     def conditions(self) -> Table:
         """Each condition of the rule: effect, interval over seeds, verdict."""
-        rows = [(c.rule, self.effect(i), c.n, c.verdict) for i, c in enumerate(self.judged.conditions)]
+        rows = [(c.rule, claims.told_effect(c), c.n, c.verdict) for c in self.judged.conditions]
         return Table.of(rows, ["condition", "effect [95 % over seeds]", "n", "verdict"])
 
     def verdict(self) -> Markdown:
@@ -191,44 +179,39 @@ class Claim:
         """Further metrics of each arm, mean and interval over seeds, and of what the rule compares the differences, but
         not what no run has; all recalls where the claim is about one.
         """
-        if self.metric.startswith("recall_"):
-            names = notebook.open_faces().classes
+        faces, about_recall = notebook.open_faces(), self.metric.startswith("recall_")
+        if about_recall:
             recalls = {
-                arm: {n: np.mean([claims.metric_of(run, f"recall_{n}") for run in runs]) for n in names}
+                arm: {n: np.mean([claims.metric_of(run, f"recall_{n}") for run in runs]) for n in faces.classes}
                 for arm, runs in self.runs.items()
             }
             axes = plots.class_recalls(pd.DataFrame(recalls))
             plots.show(axes, "Recall of each class by arm.", "metrics.json: validation, classes")
         if len({wanted[0].split for wanted in self.wanted.values()}) > 1:
-            display(exploration.torn_table(notebook.open_faces()))
+            display(exploration.torn_table(faces))
         if self.metric == "leak_flattery":
-            display(exploration.leaked_table(notebook.open_faces(), self._splits()))
-        rarest = notebook.open_faces().classes[data.class_sizes(notebook.open_faces()).argmin()]
-        rare = [f"recall_{rarest}"] * (not self.metric.startswith("recall_"))
+            splits = {arm: data.split_of(faces, wanted[0]) for arm, wanted in self.wanted.items()}  # seeds share one
+            display(exploration.leaked_table(faces, splits))
+        every = [run for runs in self.runs.values() for run in runs]
+        rare = [f"recall_{faces.classes[data.class_sizes(faces).argmin()]}"] * (not about_recall)
         metrics = ["validation_accuracy", "best_validation_accuracy", "macro_f1", *rare, "gap", "clean_gap"]
         shortest = min(wanted[0].epochs for wanted in self.wanted.values())
         if self.metric.startswith("improvement_after_"):
             metrics.insert(1, self.metric.replace("improvement_after", "validation_accuracy_at"))
         metrics += ["late_loss_variability"] * (shortest >= LATE_FROM or self.metric == "late_loss_variability")
-        metrics += ["at_chance"]
+        metrics += ["at_chance"] * any(run.state == "diverged" for run in every)
         metrics += ["test_official_accuracy", "test_leak_free_accuracy", "leak_flattery"] * self.shows_test
         metrics += ["test_copies_accuracy"] * (self.metric == "leak_flattery")
-        every = [run for runs in self.runs.values() for run in runs]
-        metrics = [name for name in metrics if name != "at_chance" or any(run.state == "diverged" for run in every)]
         metrics = [name for name in metrics if any(math.isfinite(claims.metric_of(run, name)) for run in every)]
         rows = [(name, *(over_seeds(runs, metric) for metric in metrics)) for name, runs in self.runs.items()]
         table = Table.of(rows, ["arm", *map(claims.words, metrics)])
         if len(rows) < len(metrics):  # a phone is narrow: the longer of the two runs downwards
             table = Table(table.T.rename_axis(index="mean over seeds", columns=None))
-        if len(pairs := self._pairs()) == 0:
+        if not (pairs := self._pairs()):
             return table
         display(table)
         rows = [(claims.words(name), *(self._difference(*pair, name) for pair in pairs)) for name in metrics]
         return Table.of(rows, ["difference", *(f"“{arm}” − “{against}”" for arm, against in pairs)])
-
-    def _splits(self) -> dict[str, data.Split]:
-        """Of each arm; its seeds share one."""
-        return {arm: data.split_of(notebook.open_faces(), wanted[0]) for arm, wanted in self.wanted.items()}
 
     def _pairs(self) -> list[tuple[str, str]]:
         """The arms that the rule compares, each pair once."""
@@ -241,7 +224,8 @@ class Claim:
 
     def finding(self) -> Markdown:
         """The page in one sentence."""
-        first, effect = self.judged.conditions[0], self.effect()
+        first = self.judged.conditions[0]
+        effect = claims.told_effect(first)
         text = f"{self.params.claim}: {self.judged.verdict}; {claims.about(first)} "
         text += f"{'has' if effect == 'no value' else 'is'} {effect}, n = {counted(first.n, 'seed')}"
         return sentence(". ".join(filter(None, [text, claims.decided_by(self.judged), self._unasked()])))
@@ -270,8 +254,8 @@ def _history(run: Run) -> pd.DataFrame:
 
 def _guessing(faces: Faces) -> dict[str, float]:
     """The cross-entropy of answers that do not depend on the image, in nats."""
-    shares = np.bincount(faces.labels[faces.usage != data.PRIVATE]) / (faces.usage != data.PRIVATE).sum()
-    known = float(special.entr(shares).sum())
+    labels = faces.labels[faces.usage != data.PRIVATE]
+    known = float(special.entr(np.bincount(labels) / len(labels)).sum())
     return {"all classes alike": math.log(len(faces.classes)), "no more than each class's share": known}
 
 
@@ -287,23 +271,30 @@ class Summary:
         for claim in self.claims.values():
             claim.runs = {arm: [r for r in map(notebook.finished, wanted) if r] for arm, wanted in claim.wanted.items()}
 
-    def _whole(self, claim: Claim) -> bool:
-        scored = claim.params.score_test and notebook.open_faces().has_test_labels
-        n = sum(run.scored or not scored for runs in claim.runs.values() for run in runs)
-        return n == sum(map(len, claim.wanted.values()))
+    @functools.cached_property
+    def judged(self) -> dict[str, claims.Verdict | None]:
+        """Each claim's verdict by its page; None where it has not all its runs."""
+
+        def whole(claim: Claim) -> bool:
+            scored = claim.params.score_test and notebook.open_faces().has_test_labels
+            n = sum(run.scored or not scored for runs in claim.runs.values() for run in runs)
+            return n == sum(map(len, claim.wanted.values()))
+
+        return {name: claim.judged if whole(claim) else None for name, claim in self.claims.items()}
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
         """claim, page, effect, low, high, n, rule, verdict: claims.csv, and a row for those not yet run."""
         rows: list[dict[str, Any]] = []
-        for name, claim in self.claims.items():
-            row = {"claim": claim.params.claim, "page": name, "n": 0, "verdict": "not yet run"}
-            rows.append(row | (dataclasses.asdict(claim.judged) if self._whole(claim) else {}))
+        for name, found in self.judged.items():
+            row = {"claim": self.claims[name].params.claim, "page": name, "n": 0, "verdict": "not yet run"}
+            rows.append(row | (dataclasses.asdict(found) if found else {}))
         return pd.DataFrame(rows, columns=list(artifacts.CLAIM_COLUMNS))
 
     def _counts(self) -> str:
         counts = self.table["verdict"].value_counts()
-        return ", ".join(f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items())
+        told = ", ".join(f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in counts.items())
+        return f"Of {len(self.claims)} claims {told}"
 
     def question(self) -> Markdown:
         """What this page is."""
@@ -311,24 +302,22 @@ class Summary:
 
     def arms(self) -> Table:
         """Every claim with its metric, arms and seeds."""
-        rows = [(c.params.claim, claims.words(c.metric), ", ".join(c.wanted), len(c.params.seeds)) for c in self._all]
+        rows = [
+            (c.params.claim, claims.words(c.metric), ", ".join(c.wanted), len(c.params.seeds))
+            for c in self.claims.values()
+        ]
         return Table.of(rows, ["claim", "metric", "arms", "seeds"])
-
-    @property
-    def _all(self) -> list[Claim]:
-        return list(self.claims.values())
 
     def rule(self) -> Table:
         """The rules, as they were written down before the runs."""
-        rows = [(c.params.claim, "; and ".join(c.conditions_in_words())) for c in self._all]
+        rows = [(c.params.claim, "; and ".join(c.conditions_in_words())) for c in self.claims.values()]
         return Table.of(rows, ["claim", "supported if"])
 
     def train(self) -> Markdown:
         """Nothing is trained here: which claims have all their runs."""
         missing = self.table.loc[self.table["verdict"] == "not yet run", "page"]
-        text = (
-            f"This page trains nothing: {len(self._all) - len(missing)} of {len(self._all)} claims have all their runs."
-        )
+        n = len(self.claims)
+        text = f"This page trains nothing: {n - len(missing)} of {n} claims have all their runs."
         text += f" Not yet run: {', '.join(missing)}." if len(missing) else ""
         if self.elsewhere:
             text += f" About FER2013 itself, so that they do not apply here: {'; '.join(self.elsewhere)}."
@@ -336,15 +325,14 @@ class Summary:
 
     def curves(self) -> None:
         """Every claim's effect with its interval."""
-        short = self.table["page"].map(leaderboard.shown_name)
-        first = [c.judged.conditions[0] if self._whole(c) else None for c in self.claims.values()]
-        told = [claims.told_effect(outcome) if outcome else "no value" for outcome in first]
-        thresholds = [outcome.threshold if outcome else math.nan for outcome in first]
-        others = [
-            bool(outcome and not c.judged.mixed and claims.decided_by(c.judged))
-            for outcome, c in zip(first, self._all, strict=True)
-        ]
-        axes = plots.claim_effects(self.table.assign(claim=short, told=told, threshold=thresholds, by_another=others))
+        found = list(self.judged.values())
+        table = self.table.assign(
+            claim=self.table["page"].map(leaderboard.shown_name),
+            told=[claims.told_effect(v.conditions[0]) if v else "no value" for v in found],
+            threshold=[v.conditions[0].threshold if v else math.nan for v in found],
+            by_another=[bool(v and not v.mixed and claims.decided_by(v)) for v in found],
+        )
+        axes = plots.claim_effects(table)
         plots.show(axes, "The effect of each claim with its interval.", "claims.csv: page, effect, low, high")
 
     def values(self) -> Table:
@@ -354,17 +342,16 @@ class Summary:
     def conditions(self) -> Table:
         """Effect, interval and verdict of each claim, by its first condition."""
         rows = []
-        for (name, claim), verdict, n in zip(self.claims.items(), self.table["verdict"], self.table["n"], strict=True):
-            told = [claim.effect(), claims.decided_by(claim.judged) or "–"] if self._whole(claim) else ["–", "–"]
-            rows.append((claim.params.claim, name, told[0], n, verdict, told[1]))
+        for row, found in zip(self.table.itertuples(), self.judged.values(), strict=True):
+            effect = claims.told_effect(found.conditions[0]) if found else "–"
+            by_another = claims.decided_by(found) if found else ""
+            rows.append((row.claim, row.page, effect, row.n, row.verdict, by_another or "–"))
         columns = ["claim", "page", "effect [95 % over seeds]", "n", "verdict", "by another condition"]
         return Table.of(rows, columns)
 
     def verdict(self) -> Markdown:
         """What to make of the table."""
-        return Markdown(
-            f"**Of {len(self._all)} claims {self._counts()}.** An effect short of its threshold proves nothing."
-        )
+        return Markdown(f"**{self._counts()}.** An effect short of its threshold proves nothing.")
 
     def secondary(self) -> Markdown:
         """Where the further metrics are."""
@@ -372,4 +359,4 @@ class Summary:
 
     def finding(self) -> Markdown:
         """The page in one sentence."""
-        return sentence(f"Of {len(self._all)} claims {self._counts()}")
+        return sentence(self._counts())

@@ -193,7 +193,7 @@ def code_fingerprint(*files: str) -> str:
     """The syntax trees of files of this package, without comments and docstrings: rewording one changes nothing."""
     trees = []
     for name in sorted(files):
-        tree = ast.parse((Path(__file__).parent / name).read_text(encoding="utf-8"))
+        tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
@@ -215,14 +215,8 @@ def _dumped(tree: ast.AST) -> str:
 
 def training_fingerprint(network: str) -> str:
     """The code that trains: the chosen network's file and the layers it is made of, augmentation, training, devices."""
-    return code_fingerprint(
-        f"networks/{network}.py",
-        "networks/layers.py",
-        "networks/__init__.py",
-        "augment.py",
-        "training.py",
-        "devices.py",
-    )
+    files = "networks/layers.py", "networks/__init__.py", "augment.py", "training.py", "devices.py"
+    return code_fingerprint(f"networks/{network}.py", *files)
 
 
 @dataclass(frozen=True)
@@ -230,7 +224,6 @@ class RunKey:
     """What makes a run the same run. `identity` is parameters and data; `key` adds code, device, precision, threads."""
 
     values: dict[str, Any] = field(hash=False)
-    seed: int
     data_hash: str
     device: str
     precision: str
@@ -251,8 +244,7 @@ def run_key(params: Params, data_hash: str, device: str) -> RunKey:
     if params.precision == "auto" or params.threads == "auto":
         raise ValueError("precision and threads must be resolved before a key is made")
     code = training_fingerprint(params.network)
-    values = run_values(params)
-    return RunKey(values, params.seed, data_hash, device, params.precision, int(params.threads), code)
+    return RunKey(run_values(params), data_hash, device, params.precision, int(params.threads), code)
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
@@ -368,13 +360,11 @@ def find_run(params: Params, wanted: RunKey, store: Path, published: Path | None
     own = Run(wanted.key, params, run_folder(store, wanted.key))
     if own.finished and own.whole:
         return own
-    for shelf in (store / "imported", published):
-        folder = shelf / wanted.identity if shelf else None
-        if folder is None or not (folder / "run.json").exists():
-            continue
+    for shelf in filter(None, (store / "imported", published)):
+        folder = shelf / wanted.identity
         record = read_json(folder / "run.json") or {}
-        ours = {"code": wanted.code, "device": wanted.device, "precision": wanted.precision, "threads": wanted.threads}
-        differs = ", ".join(name for name, value in ours.items() if record.get(name) != value)
+        marks = "code", "device", "precision", "threads"
+        differs = ", ".join(name for name in marks if record.get(name) != getattr(wanted, name))
         found = Run(record.get("key", ""), params, folder, differs)
         if found.finished and found.whole:
             return found

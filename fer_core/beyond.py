@@ -41,18 +41,17 @@ class Ablation:
         """
         if not self.runs:
             return pd.DataFrame(columns=["name", "n", "value", "low", "high", "worth", "worth_low", "worth_high", "p"])
-        whole = next(iter(self.runs.values()))
         of = [[run.key, run.state] for run in self.runs.values()]
-        return pd.DataFrame(whole.derived("ablation", of, self._worth))
+        return pd.DataFrame(self.runs[schema.WHOLE].derived("ablation", of, self._worth))
 
     def _worth(self) -> list[dict[str, Any]]:
-        found, rows = {name: notebook.answers(Params(), run) for name, run in self.runs.items()}, []
-        whole = found.get(schema.WHOLE)
+        found, rows = {name: notebook.answers(schema.DEFAULTS, run) for name, run in self.runs.items()}, []
+        whole = found[schema.WHOLE]
         for name, own in found.items():
             m = own.metrics
             row = {"name": name, "n": m["n"], "value": m["accuracy"]}
             row |= {"low": m["accuracy_low"], "high": m["accuracy_high"]}
-            if whole is not None and name != schema.WHOLE:
+            if own is not whole:
                 without, with_it, p = evaluation.mcnemar(own.labels, own.predicted, whole.predicted)
                 gained = evaluation.paired_difference(without, with_it, m["n"])
                 row |= {"worth": gained.value, "worth_low": gained.low, "worth_high": gained.high, "p": p}
@@ -63,10 +62,10 @@ class Ablation:
         """`worth` in words: accuracy, what the ingredient adds, and how surely."""
         rows = []
         for row in self.worth.to_dict("records"):
-            gained = [row.get(name, np.nan) for name in ("worth", "worth_low", "worth_high")]
-            p = "–" if np.isnan(gained[0]) else f"{row['p']:.2g}"
-            added = "–" if np.isnan(gained[0]) else interval(gained, "", change=True)
-            rows.append((row["name"], percent(row["value"]), added, p))
+            told = ("–", "–")  # of the whole recipe
+            if row["name"] != schema.WHOLE:
+                told = interval([row["worth"], row["worth_low"], row["worth_high"]], change=True), f"{row['p']:.2g}"
+            rows.append((row["name"], percent(row["value"]), *told))
         return Table.of(rows, ["", "validation accuracy", "the ingredient adds", "p (McNemar)"])
 
     def finding(self) -> str:
@@ -76,7 +75,7 @@ class Ablation:
             return "This page switches no ingredient off"
         best = known.sort_values("worth", kind="stable").iloc[-1]
         more, less = (known["worth_low"] > 0).sum(), (known["worth_high"] < 0).sum()
-        text = f"After {len(next(iter(self.runs.values())).history)} epochs {best['name'].removeprefix('without ')} "
+        text = f"After {len(self.runs[schema.WHOLE].history)} epochs {best['name'].removeprefix('without ')} "
         text += f"adds most ({interval([best['worth'], None, None], change=True)}); {more} of {len(known)} "
         text += f"ingredients add more than chance on these images, {less} cost more"
         return text
@@ -90,24 +89,22 @@ def the_field(params: Params, runs: Sequence[Run]) -> pd.DataFrame:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    runs : of all seeds; ours are the first one's accuracy and that of all together, on the images that the page reports
+    params, runs : the page's parameters, and its runs of all seeds; ours are the first one's accuracy and that of
+        all together, on the images that the page reports
 
     Returns
     -------
     DataFrame : name, value, low, high (fractions, Wilson 95 %), trained_on, chosen (the checkpoint: how), ours
     """
-    rows = []
+    rows, n = [], leaderboard.ORIGINAL_IMAGES
     for mark in leaderboard.LITERATURE:
         share = np.nan if mark.percent is None else mark.percent / 100
-        n = leaderboard.ORIGINAL_IMAGES
         low, high = (np.nan, np.nan) if mark.percent is None else evaluation.wilson(round(share * n), n)
         rows.append((mark.name, share, low, high, mark.trained_on, mark.chosen, False))
     found = notebook.answers(params, runs[0])
     chosen = f"by {plots.KEPT_BY[params.select]} epoch, before the test was seen" if found.split == "test" else "–"
-    of = (
-        "drawn faces" if settings().sample else "FER2013" if data.is_fer2013(notebook.open_faces()) else settings().name
-    )
+    real = "FER2013" if data.is_fer2013(notebook.open_faces()) else settings().name
+    of = "drawn faces" if settings().sample else real
     ours = [(f"this page, seed {runs[0].params.seed}", found.metrics)]
     if len(runs) > 1:
         ours.append((f"this page, {len(runs)} seeds together", notebook.together(params, runs)[0][1]))
@@ -159,8 +156,7 @@ def copies_flatter(params: Params, run: Run) -> Markdown:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    run : the one in detail
+    params, run : the page's parameters, and its run in detail
 
     Returns
     -------

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -123,8 +124,6 @@ def prepare(host: str) -> None:
     ------
     FerError: pip failed.
     """
-    import tempfile
-
     if host == "colab":
         importlib.import_module("google.colab.drive").mount(str(DRIVE))
     out = Path(os.environ.setdefault("FER_OUT", str(FOLDERS[host])))

@@ -40,6 +40,7 @@ FAILED = "failed.json"  # in a run's folder: its last attempt ended by a fault
 STOPPED_STATUS = 75  # EX_TEMPFAIL: stopped by a signal or a limit, the next call goes on
 RUN_MEGABYTES, PAGE_SECONDS = 3, 5  # measured on FER2013: a run in the store, a page on one core
 SURE_SECONDS = 60.0  # an estimate counts as so much experience of its own
+Rows = Sequence[Mapping[str, Any]]
 ROUGH_SECONDS = {"basic_cnn": 1 / 1200, "complex_cnn": 1 / 550, "residual": 1 / 300}  # an image and epoch, one CPU core
 
 
@@ -72,7 +73,6 @@ class PagePlan:
     params: Params
     arms: dict[str, list[WantedRun]]
     inputs: dict[str, Any]
-    neighbours: tuple[str | None, str | None]
     reasons: list[str] = field(default_factory=list)
 
     @property
@@ -98,10 +98,6 @@ class PagePlan:
         """The run that a training page trains in its own notebook."""
         return self.runs[0] if self.runs and not self.params.arms else None
 
-    @cached_property
-    def report_key(self) -> str:
-        return digest(self.inputs)
-
 
 def _notebook_source(notebook: str) -> str:
     cells = schema.read_notebook(notebook)["cells"]
@@ -109,7 +105,7 @@ def _notebook_source(notebook: str) -> str:
 
 
 def _template_fingerprint() -> str:
-    files = sorted((Path(__file__).parent / "template").rglob("*"))
+    files = sorted((PACKAGE / "template").rglob("*"))
     return digest([[file.name, digest(file.read_bytes())] for file in files if file.is_file()])
 
 
@@ -137,9 +133,8 @@ class Plan:
             self._images = int((faces.usage != data.PRIVATE).sum())
         self.own = {} if self.fer2013 or settings.sample else {"own": True}  # an input of every page
         resolved = {name: schema.resolve_page(loaded[name], settings.sample, settings.set_values) for name in every}
-        self.elsewhere = {
-            name: params for name, params in resolved.items() if not schema.applies(params, self.classes)
-        }  # pages that ask about FER2013's emotions
+        foreign = [name for name, params in resolved.items() if not schema.applies(params, self.classes)]
+        self.elsewhere = {name: resolved[name] for name in foreign}  # pages that ask about FER2013's emotions
         every = [name for name in every if name not in self.elsewhere]
         wanted = list(dict.fromkeys(names)) if names is not None else every
         for name in set(wanted) & set(self.elsewhere):
@@ -174,29 +169,26 @@ class Plan:
         except ParameterError as fault:
             raise ParameterError(f"params/{page.name}.yaml: {fault}") from fault
         arms = {arm: [self._want(run) for run in runs] for arm, runs in wanted.items()}
-        before, after = schema.neighbours(every)[page.name]
         inputs = {
             "parameters": schema.stated(params),
             "data": self.data_hash,
             "runs": {arm: [run.key for run in runs] for arm, runs in arms.items()},
             "stand_ins": sorted(
                 run.key + run.found.foreign
-                for runs in arms.values()
-                for run in runs
+                for run in itertools.chain(*arms.values())
                 if run.found is not None and run.found.foreign
             ),
             "notebook": _notebook_source(page.notebook),
             "stated": digest(page.text),  # shown as it was written
             "rendering": self.rendering,
-            "neighbours": [before, after],
+            "neighbours": schema.neighbours(every)[page.name],
         } | self.own
         if params.arms and self.settings.set_values:  # else it stands among the page's own parameters
             inputs["set"] = dict(self.settings.set_values)
         bases = {arm["page"] for arm in params.arms.values() if not arm.get("set")}
         if bases:  # whether these score the test themselves decides whether the claim's page may show it
-            stated = {name: self._resolved[name] for name in sorted(bases)}
-            inputs["bases"] = {name: [base.score_test, base.seeds] for name, base in stated.items()}
-        return PagePlan(page, params, arms, json.loads(json.dumps(inputs)), (before, after))
+            inputs["bases"] = {name: [self._resolved[name].score_test, self._resolved[name].seeds] for name in bases}
+        return PagePlan(page, params, arms, _as_stored(inputs))
 
     def _claims(self) -> dict[str, str]:
         """What the summary is made of: each claim's inputs, and which of its runs will not be there yet after this."""
@@ -224,14 +216,13 @@ class Plan:
         if stood is None or not html.exists():
             why = "it failed before" if report.page_file(folder, ".failed.html").exists() else "never made"
             return [reason for reason in (why, trained) if reason]
-        reasons = differences(stood["inputs"], plan.inputs)
-        if not reasons and trained:
-            reasons = [trained]
-        if not reasons and digest(html.read_bytes()) != stood["html"]:
-            reasons = ["its HTML was changed by hand"]
-        if not reasons and (gone := [name for name in stood.get("files", ()) if not (folder / name).exists()]):
-            reasons = [f"{gone[0]} is gone"]
-        return reasons
+        if reasons := differences(stood["inputs"], plan.inputs):
+            return reasons
+        if trained:
+            return [trained]
+        if digest(html.read_bytes()) != stood["html"]:
+            return ["its HTML was changed by hand"]
+        return [f"{name} is gone" for name in stood.get("files", ()) if not (folder / name).exists()][:1]
 
     @property
     def stale(self) -> list[PagePlan]:
@@ -265,23 +256,20 @@ class Plan:
     def describe(self, jobs: int, price: float | None = None) -> str:
         """What is current, what would run and why, hours, disk and money: what `make plan` prints."""
         lines = [f"{self.settings.name}: {len(self.chosen) - len(self.stale)} of {len(self.chosen)} pages are current."]
-        if self.elsewhere:
-            lines += [f"  {name}: does not apply, since it {NOT_HERE}" for name in self.elsewhere]
+        lines += [f"  {name}: does not apply, since it {NOT_HERE}" for name in self.elsewhere]
         if not self.tested:
             lines.append("  the data has no PrivateTest images with labels: no page will have a test accuracy")
-        for plan in self.stale:
-            lines.append(f"  {plan.name}: {'; '.join(plan.reasons)}")
+        lines += [f"  {plan.name}: {'; '.join(plan.reasons)}" for plan in self.stale]
         missing = self.missing_runs()
         hours = sum(map(self.seconds, missing)) / 3600
         timed = all(self.clock.epoch(run.params, run.wanted.device) is not None for run in missing)
         measured = "from measured seconds" if timed else "a rough figure: not every network has been timed here yet"
         if missing:
-            shown = [f"{hours:.1f} core hours", f"{hours / jobs:.1f}"]
-            if hours < 1:
-                shown = [f"{hours * 60:.0f} core minutes", f"{hours * 60 / jobs:.0f}"]
+            amount, digits, unit = (hours, 1, "hours") if hours >= 1 else (hours * 60, 0, "minutes")
             lines.append(
-                f"{counted(len(missing), 'run')} to train: about {shown[0]}, {shown[1]} with JOBS={jobs} "
-                f"({measured}); about {len(missing) * RUN_MEGABYTES:,} MB of disk."
+                f"{counted(len(missing), 'run')} to train: about {amount:.{digits}f} core {unit}, "
+                f"{amount / jobs:.{digits}f} with JOBS={jobs} ({measured}); "
+                f"about {len(missing) * RUN_MEGABYTES:,} MB of disk."
             )
         if self.stale:
             seconds = len(self.stale) * PAGE_SECONDS / jobs
@@ -291,6 +279,11 @@ class Plan:
             what = "The whole study" if len(self.chosen) == len(self.pages) else "The training of these pages"
             lines += cost.describe(self.clock, list(study.values()), jobs, price, what)
         return "\n".join(lines)
+
+
+def _as_stored(inputs: dict[str, Any]) -> dict[str, Any]:
+    """As page.json gives them back: tuples as lists."""
+    return json.loads(json.dumps(inputs))
 
 
 def _epochs_done(folder: Path) -> int:
@@ -379,11 +372,10 @@ def tasks_of(plan: Plan, apart: bool = False) -> list[Task]:
             provider.setdefault(page.own.key, page.name)
     tasks = []
     for page in plan.stale:
-        after = {run.key for run in page.runs if run.found is None and provider.get(run.key) != page.name}
-        if page.name.endswith("/summary"):
-            after |= {run.key for other in plan.stale for run in other.runs if run.found is None}
+        missing = [run for run in drawn_on(plan, page.name) if run.found is None]
+        after = {run.key for run in missing if provider.get(run.key) != page.name}
         message = {"kind": "page", "name": page.name, "inputs": page.inputs}
-        own = page.own if page.own and provider.get(page.own.key) == page.name else None
+        own = page.own if page.name in provider.values() else None
         seconds = 8.0 + (plan.seconds(own) if own else 0.0)
         tasks.append(Task(page.name, message, after, seconds, own.key if own else ""))
     for run in plan.missing_runs():
@@ -399,48 +391,54 @@ def run_message(params: Params, key: str) -> dict[str, Any]:
 
 
 class Worker:
-    """A process of its own that trains runs and makes pages one after the other, told so by lines of JSON."""
+    """A process that trains runs and makes pages one after the other, told so by lines of JSON.
+
+    It starts with the first of them, and anew with the next where it has died.
+    """
 
     def __init__(self, settings: Settings, log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.log = log
-        with log.open("ab") as errors:  # the process has a handle of its own
-            self.process = subprocess.Popen(
+        self.settings, self.log = settings, log
+        self.process: subprocess.Popen[str] | None = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as errors:  # the process has a handle of its own
+            return subprocess.Popen(
                 [sys.executable, "-m", "fer_core", "_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 cwd=ROOT,
-                env=worker_environment(settings),
+                env=worker_environment(self.settings),
                 start_new_session=True,
             )
 
     def do(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        process = self.process = self.process or self._start()
+        assert process.stdin is not None and process.stdout is not None
         try:
-            print(json.dumps(message), file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
+            print(json.dumps(message), file=process.stdin, flush=True)
+            answer = process.stdout.readline()
         except BrokenPipeError:
             answer = ""
-        if answer:
+        if answer.endswith("\n"):
             return json.loads(answer)
-        status = self.process.wait()
+        status = process.wait()
+        self.close()
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        return {"error": f"its process ended with {how}; see {self.log.name} in the run store", "gone": True}
+        return {"error": f"its process ended with {how}; see {self.log.name} in the run store"}
 
-    def close(self, patience: float = 5.0) -> None:
-        """End it: politely, so that what it trains can be gone on with, then not."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(patience)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
+    def close(self) -> None:
+        """End its process: politely, so that what it trains can be gone on with, then not."""
+        process, self.process = self.process, None
+        if process is not None:
+            with process:  # closes its streams
+                process.terminate()
+                try:
+                    process.wait(5.0)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 class Engine(Protocol):
@@ -532,21 +530,18 @@ def fault_words(fault: Exception, settings: Settings) -> str:
 
 
 def _make_page(message: dict[str, Any], settings: Settings, zygote: kernels.Zygote | None) -> dict[str, Any]:
-    page = schema.load_page(message["name"])
-    params = schema.resolve_page(page, settings.sample, settings.set_values)
-    plan = Plan(settings, [page.name])
-    runs = [
-        Run(run.key, run.params, run_folder(settings.store, run.key)) if run.found is None else run.found
-        for run in drawn_on(plan, page.name)
-    ]
-    made = plan.pages[page.name]
+    plan = Plan(settings, [message["name"]])
+    (made,) = plan.chosen
+    drawn = drawn_on(plan, made.name)
+    runs = [run.found or Run(run.key, run.params, run_folder(settings.store, run.key)) for run in drawn]
     own = runs[0] if made.own else None
     # Code and parameters as they were planned; which runs stand in or are owed, as it is by now: one may have failed.
     inputs = message["inputs"] | {name: made.inputs[name] for name in ("stand_ins", "claims") if name in made.inputs}
-    lock = settings.store / "work" / settings.name / f"{page.name}.lock"
+    lock = settings.store / "work" / settings.name / f"{made.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
+    before, after = made.inputs["neighbours"]
     with FileLock(lock):  # two commands at once make it one after the other
-        failure = report.make_page(page, params, settings, runs, own, inputs, made.neighbours, zygote)
+        failure = report.make_page(made.page, made.params, settings, runs, own, inputs, (before, after), zygote)
     if failure:
         return {"error": str(failure)}
     record = read_json(own.folder / "run.json") or {} if own else {}
@@ -562,20 +557,19 @@ class Build:
     With an engine the workers make pages only; the runs go to it, more of them at a time than there are workers.
     """
 
-    def __init__(
-        self, plan: Plan, jobs: int, say: Callable[[str], None] | None = None, engine: Engine | None = None
-    ) -> None:
-        self.plan, self.jobs, self.engine = plan, max(1, jobs), engine
+    def __init__(self, plan: Plan, jobs: int, engine: Engine | None = None) -> None:
+        self.plan, self.jobs, self.engine = plan, jobs, engine
         self.waiting = tasks_of(plan, apart=engine is not None or report.key_stays_out())
         self.running: dict[str, Task] = {}
         self.finished: set[str] = set()
         self.failures: dict[str, str] = {}
         self.cut: list[str] = []
         self.total = len(self.waiting)
-        self.workers: list[Worker] = []
+        store = plan.settings.store
+        self.workers = [Worker(plan.settings, store / f"worker-{number}.log") for number in range(jobs)]
         self.stopped = False
         self.lock = threading.Condition()
-        self.progress = Progress(self, say)
+        self.progress = Progress(self)
 
     def _next(self, kinds: tuple[str, ...]) -> Task | None:
         """A ready task, waiting for one where others still run; None when there is nothing left to do."""
@@ -621,51 +615,37 @@ class Build:
             if run.name in self.failures:
                 self.failures[page.name] = f"its run {run.name} failed"
 
-    def _work(self, number: int) -> None:
-        worker: Worker | None = None
-        log = self.plan.settings.store / f"worker-{number}.log"
-        while (task := self._next(("page",) if self.engine else ("page", "run"))) is not None:
+    def _work(self, hand: Worker | Engine, kinds: tuple[str, ...]) -> None:
+        while (task := self._next(kinds)) is not None:
             try:
-                if worker is None:
-                    worker = Worker(self.plan.settings, log)
-                    self.workers.append(worker)
-                answer = worker.do(task.message)
+                answer = hand.do(task.message)
             except Exception as fault:  # a thread that died would leave its task under way for ever
-                answer = {"error": f"{type(fault).__name__}: {fault}", "gone": True}
-            if answer.get("gone") and worker is not None:
-                worker.close()
-                worker = None
-            self._done(task, answer)
-        if worker is not None:
-            worker.close()
-
-    def _send(self, engine: Engine) -> None:
-        while (task := self._next(("run",))) is not None:
-            try:
-                answer = engine.do(task.message)
-            except Exception as fault:
                 answer = {"error": f"{type(fault).__name__}: {fault}"}
             self._done(task, answer)
+        if isinstance(hand, Worker):  # an engine has other threads
+            hand.close()
 
     def run(self) -> None:
         """All tasks, JOBS at a time. Ctrl-C ends the workers: trainings go on from their checkpoints next time."""
-        hands = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(self.jobs)]
+        kinds = ("page",) if self.engine else ("page", "run")
+        work: list[tuple[Worker | Engine, tuple[str, ...]]] = [(worker, kinds) for worker in self.workers]
         if self.engine is not None:
             runs = sum(task.message["kind"] == "run" for task in self.waiting)
-            senders = min(runs, self.engine.in_flight)
-            hands += [threading.Thread(target=self._send, args=(self.engine,), daemon=True) for _ in range(senders)]
-        for hand in hands:
-            hand.start()
+            work += [(self.engine, ("run",))] * min(runs, self.engine.in_flight)
+        threads = [threading.Thread(target=self._work, args=args, daemon=True) for args in work]
+        for thread in threads:
+            thread.start()
         try:
-            while any(hand.is_alive() for hand in hands):
+            while any(thread.is_alive() for thread in threads):
                 self.progress.tick()
                 time.sleep(0.2)
         except BaseException:
             self.stopped = True
             self.waiting.clear()
-            for worker in list(self.workers):  # all are told before any is waited for
-                worker.process.terminate()
-            for worker in list(self.workers):
+            for process in [worker.process for worker in self.workers]:  # all are told before any is waited for
+                if process is not None:
+                    process.terminate()
+            for worker in self.workers:
                 worker.close()
             raise
         finally:
@@ -677,9 +657,8 @@ class Build:
 class Progress:
     """One living line on a terminal; elsewhere a plain line whenever something ends."""
 
-    def __init__(self, build: Build, say: Callable[[str], None] | None) -> None:
-        self.build, self.say = build, say or (lambda line: print(line, file=sys.stderr, flush=True))
-        self.living = say is None and sys.stderr.isatty()
+    def __init__(self, build: Build) -> None:
+        self.build, self.living = build, sys.stderr.isatty()
         self.started = time.monotonic()
         self.worth = sum(task.seconds for task in build.waiting)
         self.spent = 0.0
@@ -707,25 +686,24 @@ class Progress:
     def tick(self) -> None:
         under_way = []
         for task in list(self.build.running.values()):
-            progress = (
-                read_json(run_folder(self.build.plan.settings.store, task.key) / "progress.json") if task.key else None
-            )
-            if progress and "resuming" in progress and task.key not in self.told:
+            folder = run_folder(self.build.plan.settings.store, task.key)
+            progress = (read_json(folder / "progress.json") if task.key else None) or {}
+            if "resuming" in progress and task.key not in self.told:
                 self.told.add(task.key)
                 self._line(f"{task.name}: resuming at epoch {progress['resuming']} of {progress['epochs']}")
-            epoch = f" epoch {progress['epoch']}/{progress['epochs']}" if progress and "epoch" in progress else ""
+            epoch = f" epoch {progress['epoch']}/{progress['epochs']}" if "epoch" in progress else ""
             under_way.append(task.name + epoch)
         if self.living and time.monotonic() - self.last > 0.5:
             self.last = time.monotonic()
             text = f"{len(self.build.finished)}/{self.build.total} done · {' | '.join(under_way)} · {self.left()}"
-            print(f"\r\033[K{text[: os.get_terminal_size(2).columns - 1]}", end="", file=sys.stderr, flush=True)
+            self._line(text[: os.get_terminal_size(2).columns - 1], end="")
 
-    def _line(self, text: str) -> None:
-        self.say(f"\r\033[K{text}" if self.living else text)
+    def _line(self, text: str, end: str = "\n") -> None:
+        print(f"\r\033[K{text}" if self.living else text, end=end, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.living:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._line("", end="")
 
 
 # ------------------------------------------------------------------------------------------------- tables and the index
@@ -749,8 +727,8 @@ def _result(page: PagePlan, run: Run) -> dict[str, Any]:
     }
     for part in ("test_official", "test_leak_free"):
         scores = run.metrics.get(part, {}) if page.params.score_test else {}
-        for column, name in (("accuracy", "accuracy"), ("low", "accuracy_low"), ("high", "accuracy_high")):
-            row[f"{part}_{column}"] = scores.get(name)
+        row |= {f"{part}_accuracy": scores.get("accuracy")}
+        row |= {f"{part}_{end}": scores.get(f"accuracy_{end}") for end in ("low", "high")}
     return row
 
 
@@ -786,27 +764,19 @@ def compare(plan: Plan, names: Sequence[str]) -> bool:
             raise ParameterError(f"{name} has no run of its own to compare: name pages of 01 to 04, 06 or 07.")
     if len(names) < 2:
         raise ParameterError(f'compare needs two pages or more, got {len(names)}: PAGES="01_basic_cnn/default …"')
-    for name in names:
-        if plan.pages[name].runs[0].found is None:
-            command = f"make report PAGE={name}{report.variables(plan.settings)}"
-            raise ParameterError(f"{name} has no finished run yet: {command} first.")
     pages = [plan.pages[name] for name in names]
-    inputs = {
-        "data": plan.data_hash,
-        "pages": {
-            page.name: [
-                schema.stated(page.params),
-                page.finished[0].scored,
-                [run.key + run.foreign for run in page.finished],
-            ]
-            for page in pages
-        },
-        "rendering": plan.rendering | {"compare.py": artifacts.code_fingerprint("compare.py", "leaderboard.py")},
-    } | plan.own
-    inputs = json.loads(json.dumps(inputs))
+    for page in pages:
+        if page.runs[0].found is None:
+            command = f"make report PAGE={page.name}{report.variables(plan.settings)}"
+            raise ParameterError(f"{page.name} has no finished run yet: {command} first.")
+    keys = {page.name: [run.key + run.foreign for run in page.finished] for page in pages}
+    shown = {page.name: [schema.stated(page.params), page.finished[0].scored, keys[page.name]] for page in pages}
+    code = artifacts.code_fingerprint("compare.py", "leaderboard.py")
+    rendering = plan.rendering | {"compare.py": code}
+    inputs = _as_stored({"data": plan.data_hash, "pages": shown, "rendering": rendering} | plan.own)
     folder = plan.settings.reports / report.comparison_name(names)
-    stood, page = read_json(folder / "page.json"), report.page_file(folder)
-    if stood and stood["inputs"] == inputs and page.exists() and digest(page.read_bytes()) == stood["html"]:
+    stood, html = read_json(folder / "page.json"), report.page_file(folder)
+    if stood and stood["inputs"] == inputs and html.exists() and digest(html.read_bytes()) == stood["html"]:
         return False
     from fer_core import compare as comparison  # it draws: not imported where nothing is to be drawn
 
@@ -832,16 +802,11 @@ def compare_study(plan: Plan) -> dict[str, list[str]]:
     final, records = leaderboard.final_page(results(plan)), plan.settings.reports.glob("compare/*/page.json")
     wanted = [[name or final or "" for name in names] for names in report.COMPARED]
     wanted += [told["pages"] for record in sorted(records) if (told := read_json(record))]
-    standing = {report.comparison_name(names): names for names in wanted if comparable(plan, names)}
+    trained = {page.name for page in plan.pages.values() if page.own and page.own.found}
+    standing = {report.comparison_name(names): names for names in wanted if trained.issuperset(names)}
     for names in standing.values():
         compare(plan, names)
     return standing
-
-
-def comparable(plan: Plan, names: Iterable[str]) -> bool:
-    """Whether all are pages whose first run is finished."""
-    pages = [plan.pages.get(name) for name in names]
-    return all(page and page.own and page.own.found for page in pages)
 
 
 def compare_pages(settings: Settings, names: Sequence[str]) -> int:
@@ -880,16 +845,15 @@ def write_tables(plan: Plan, failures: dict[str, str]) -> None:
     artifacts.write_json(mark, {"state": state, "files": {name: digest(content) for name, content in made.items()}})
 
 
-def tables(
-    plan: Plan,
-    entries: Sequence[Mapping[str, Any]],
-    compared: Sequence[Mapping[str, str]],
-    swept: Sequence[Mapping[str, str]] = (),
-) -> dict[str, bytes]:
+def tables(plan: Plan, entries: Rows, compared: Rows, swept: Rows) -> dict[str, bytes]:
     """results.csv, claims.csv, the index and the pages that belong to it, by file name."""
     rows, judged = results(plan), claim_rows(plan)
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
-    contenders = [_contender(page, plan) for page in plan.pages.values() if page.own is not None]
+    contenders = [
+        leaderboard.Contender(page.name, page.params, tuple(map(_curve, page.finished)), _states(page.results, plan))
+        for page in plan.pages.values()
+        if page.own is not None
+    ]
     index = report.render_index(plan.settings, entries, rows, judged, scored, contenders, compared, plan.fer2013, swept)
     stored = [{name: row[name] for name in artifacts.CLAIM_COLUMNS} for row in judged]
     files = {
@@ -938,12 +902,6 @@ def _states(runs: Iterable[WantedRun], plan: Plan) -> dict[str, int]:
     return dict(told)
 
 
-def _contender(page: PagePlan, plan: Plan) -> leaderboard.Contender:
-    """A training page as the leaderboard shows it."""
-    curves = tuple(map(_curve, page.finished))
-    return leaderboard.Contender(page.name, page.params, curves, _states(page.results, plan))
-
-
 def _curve(run: Run) -> tuple[float | None, ...]:
     """Validation accuracy by epoch, read without pandas: the index is made in a process that needs none."""
     with (run.folder / "history.csv").open(encoding="utf-8", newline="") as file:
@@ -967,7 +925,7 @@ def build(
     pages, runs = counted(len(plan.stale), "page"), counted(len(plan.missing_runs()), "run")
     print(f"{pages} to make, {runs} to train, JOBS={jobs}.", file=sys.stderr)
     engine = connect(settings) if connect and plan.missing_runs() else None
-    work = Build(plan, jobs, engine=engine)
+    work = Build(plan, jobs, engine)
     work.run()
     after = Plan(settings, names, ended=True)
     write_tables(after, work.failures)

@@ -155,7 +155,8 @@ def about(outcome: Outcome) -> str:
 
 def metric_of(run: Run, metric: str) -> float:
     """One run's value, a fraction or nats; NaN where the run has none. Raises ParameterError for an unknown metric."""
-    words(metric)
+    validation = _split(run, "validation")
+    _check_metric(metric, validation.get("classes"))
     if metric == "at_chance":
         return float(run.state == "diverged")
     if metric == "gap":
@@ -166,16 +167,10 @@ def metric_of(run: Run, metric: str) -> float:
         return _number(_split(run, metric.removesuffix("_accuracy")).get("accuracy"))
     if metric == "leak_flattery":
         return metric_of(run, "test_official_accuracy") - metric_of(run, "test_leak_free_accuracy")
-    validation = _split(run, "validation")
     if metric in ("validation_accuracy", "macro_f1"):
         return _number(validation.get(metric.removeprefix("validation_")))
     if metric.startswith("recall_"):
-        name, classes = metric.removeprefix("recall_"), validation.get("classes") or {}
-        if classes and name not in classes:
-            raise ParameterError(
-                f"Metric {metric!r}: no class is called {name!r}, expected one of {', '.join(classes)}."
-            )
-        return _number(classes.get(name, {}).get("recall"))
+        return _number(validation.get("classes", {}).get(metric.removeprefix("recall_"), {}).get("recall"))
     return _from_history(run, metric)
 
 
@@ -193,8 +188,8 @@ def source(metric: str) -> str:
 
 def _outside(whole: Mapping[str, Any], part: Mapping[str, Any]) -> float:
     """Accuracy on the images of the one split that are not among the other's."""
-    n = (whole.get("n") or 0) - (part.get("n") or 0)
-    right = [_number(split.get("accuracy")) * (split.get("n") or 0) for split in (whole, part)]
+    n = whole.get("n", 0) - part.get("n", 0)
+    right = [_number(split.get("accuracy")) * split.get("n", 0) for split in (whole, part)]
     return (right[0] - right[1]) / n if n > 0 else math.nan
 
 
@@ -248,7 +243,7 @@ def check_rule(rule: Any, arms: Iterable[str], metric: str, classes: Sequence[st
         _check_metric(condition.get("metric") or metric, classes)
 
 
-def _check_metric(metric: str, classes: Sequence[str] | None) -> None:
+def _check_metric(metric: str, classes: Iterable[str] | None) -> None:
     words(metric)
     name = metric.removeprefix("recall_")
     if classes is not None and name != metric and name not in classes:
@@ -314,7 +309,7 @@ def evaluate(
     check_rule(rule, arms, metric)
     outcomes = tuple(_outcome(arms, metric, condition, sample) for condition in rule)
     verdicts = {outcome.verdict for outcome in outcomes}
-    verdict = next((v for v in (ON_SAMPLE, NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts), SUPPORTED)
+    verdict = next(v for v in (ON_SAMPLE, NOT_SUPPORTED, INCONCLUSIVE, SUPPORTED) if v in verdicts)
     notes = dict.fromkeys(
         f"{words(o.metric)} of {o.arm}{f' and {o.against}' if o.against else ''}: {o.excluded} "
         f"{'run has' if o.excluded == 1 else 'runs have'} no value and {'is' if o.excluded == 1 else 'are'} left out"
@@ -365,15 +360,14 @@ def mixture(arms: Mapping[str, Iterable[Mapping[str, Any]]], params: Params = DE
 
 def _outcome(arms: Mapping[str, Sequence[Run]], metric: str, condition: Mapping[str, Any], sample: bool) -> Outcome:
     metric, against = condition.get("metric") or metric, condition.get("against")
-    arm, direction, threshold = condition["arm"], condition["direction"], float(condition["threshold"])
-    values, others = ([metric_of(run, metric) for run in arms[name]] if name else [] for name in (arm, against))
+    arm, threshold = condition["arm"], float(condition["threshold"])
+    values = [metric_of(run, metric) for name in (arm, against) if name for run in arms[name]]
     if against:
         interval, paired = difference(arms[arm], arms[against], metric)
     else:
         interval, paired = arm_interval(values, metric), True
-    excluded = sum(math.isnan(value) for value in [*values, *others])
-    verdict = ON_SAMPLE if sample else _judge(interval, direction, threshold)
-    sentence = describe(condition, metric, paired)
+    verdict = ON_SAMPLE if sample else _judge(interval, condition["direction"], threshold)
+    sentence, excluded = describe(condition, metric, paired), sum(map(math.isnan, values))
     return Outcome(sentence, verdict, metric, arm, against, threshold, *interval, excluded)
 
 

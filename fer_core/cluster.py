@@ -58,7 +58,6 @@ class RayEngine:
     Parameters
     ----------
     address : of the cluster's head, host:port, or `auto` on one of its machines
-    may_share : False sends every run back as bytes, even where a node sees this OUT
 
     Raises
     ------
@@ -67,7 +66,7 @@ class RayEngine:
 
     in_flight = IN_FLIGHT
 
-    def __init__(self, settings: Settings, address: str, may_share: bool = True) -> None:
+    def __init__(self, settings: Settings, address: str) -> None:
         if not address:
             raise FerError(
                 "ENGINE is ray, but ADDRESS is empty: give the head's host:port, or auto on a cluster's machine."
@@ -84,7 +83,7 @@ class RayEngine:
         self.order = {
             "code": package_fingerprint(),
             "settings": replace(settings, data=None, device="cuda" if self.gpus else "cpu"),
-            "mark": self.mark if may_share else None,
+            "mark": self.mark,
         }
         self.train = self.ray.remote(num_gpus=self.gpus, max_calls=1, max_retries=RETRIES)(train)
         self.under_way: set[Any] = set()
@@ -92,10 +91,9 @@ class RayEngine:
 
     def _slots(self) -> int:
         """How many runs the cluster's nodes hold now; says so where none holds any."""
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         slots = 0
-        for node in nodes:
-            cpus, gpus = node.get("CPU", 0), node.get("GPU", 0)
+        for node in filter(lambda node: node["Alive"], self.ray.nodes()):
+            cpus, gpus = (node["Resources"].get(kind, 0) for kind in ("CPU", "GPU"))
             slots += int(min(cpus, gpus / self.gpus if self.gpus else cpus))
         if not slots:
             wanted = f"a CPU and {self.gpus:g} GPUs" if self.gpus else "a CPU"
@@ -105,10 +103,8 @@ class RayEngine:
     def do(self, message: dict[str, Any]) -> dict[str, Any]:
         """Have the run trained and put into the store; the answer of whoever trained it, or why nobody could."""
         carried = _carried(run_folder(self.settings.store, message["key"]))
-        cpus = message["params"].get("threads", 1)
-        task = self.train.options(num_cpus=cpus).remote(
-            {**self.order, "message": message, "carried": carried}, self.faces
-        )
+        order = {**self.order, "message": message, "carried": carried}
+        task = self.train.options(num_cpus=message["params"].get("threads", 1)).remote(order, self.faces)
         with self.lock:
             self.under_way.add(task)
         try:
@@ -147,7 +143,9 @@ def _connect(address: str) -> Any:
     package = {"py_modules": [str(Path(__file__).parent)], "excludes": ["__pycache__"], "env_vars": words}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(address)
+        if address != "auto":  # Ray itself tries for minutes where nobody listens
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, runtime_env=package, log_to_driver=False, logging_level="ERROR")
     except Exception as fault:
         raise FerError(
@@ -156,18 +154,6 @@ def _connect(address: str) -> Any:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which leaves without a word
     return ray
-
-
-def _knock(address: str) -> None:
-    """Ray itself tries for minutes where nobody listens.
-
-    Raises
-    ------
-    OSError, ValueError: nobody does at this host and port, or it is none.
-    """
-    if address != "auto":
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def first_line(fault: BaseException) -> str:
@@ -186,12 +172,9 @@ def train(order: dict[str, Any], faces: Faces) -> dict[str, Any]:
     """
     host, code = socket.gethostname(), package_fingerprint()
     if code != order["code"]:
-        return {
-            "error": f"{host} has another fer_core ({code}) than this machine ({order['code']}): "
-            "update its copy, or take it off PYTHONPATH so that the one sent along is used."
-        }
-    shared = order["mark"] is not None and order["mark"].exists()
-    settings = order["settings"]
+        remedy = "update its copy, or take it off PYTHONPATH so that the one sent along is used."
+        return {"error": f"{host} has another fer_core ({code}) than this machine ({order['code']}): {remedy}"}
+    shared, settings = order["mark"].exists(), order["settings"]
     if not shared:
         settings = replace(settings, out=_scratch())
         for name, content in order["carried"].items():

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
@@ -208,13 +209,12 @@ def _compared(made: Document, sides: Sequence[Side]) -> None:
     made.table(Table.of(rows, ["page", "network", "parameters", "seeds", "runs"]))
     if ways := claims.mixture({side.name: [run.provenance for run in side.runs] for side in sides}):
         made.words(f"**The runs were computed in {listed(ways)}:** that, too, may be behind any difference.")
-    values = {name: [leaderboard.shown(side.params, name) for side in sides] for name in leaderboard.RUN_PARAMETERS}
-    differing = [name for name, found in values.items() if len(set(found)) > 1]
+    differing, _ = leaderboard.differing([side.params for side in sides])
     if not differing:
         made.words("No parameter of training differs.")
         return
     made.words("Only these parameters differ:")
-    table = [(name, *values[name], schema.SPECS[name].about) for name in differing]
+    table = [(name, *values, schema.SPECS[name].about) for name, values in differing.items()]
     made.table(Table.of(table, ["parameter", *(side.short for side in sides), "what it is"]))
 
 
@@ -347,18 +347,15 @@ def _images(made: Document, found: Pair, faces: Faces) -> None:
 
 def make(sides: Sequence[Side], settings: Settings, inputs: dict[str, Any]) -> None:
     """Write the comparison's page, its notebook and the answers that differ; page.json, last, says that it is whole."""
-    import matplotlib
-
     matplotlib.use("agg")  # a desktop's backend would open windows
     faces = data.open_faces(settings.data, settings.store)
     written = report.clean(document(sides, faces, settings.sample).notebook(), settings)
     folder = settings.reports / report.comparison_name(side.name for side in sides)
     (folder / "page.json").unlink(missing_ok=True)
-    figures = report.figure_files(written)
-    files = ("notebook.ipynb", *_write_answers(sides, faces, folder), *figures)
+    files = ("notebook.ipynb", *_write_answers(sides, faces, folder), *report.figure_files(written))
     told = context(sides, settings, files, bool(inputs.get("own")))
     pages = {"pages": [side.name for side in sides], "inputs": inputs}
-    report.put(written, told, report.render(written, told).encode(), folder, figures, pages)
+    report.put(written, told, report.render(written, told).encode(), folder, pages)
 
 
 def context(sides: Sequence[Side], settings: Settings, files: tuple[str, ...], own: bool = False) -> report.PageContext:

@@ -23,15 +23,14 @@ Kind = tuple[str, float, bool]  # network, width, BatchNorm: what an epoch's tim
 
 @dataclass(frozen=True)
 class Timed:
-    """A finished run: `seconds` of one core or GPU over so many epochs, of a share of the training images."""
+    """A finished run: `seconds` of one core or GPU, and of an epoch over all training images."""
 
     identity: str
     device: str
     machine: str
     kind: Kind
     seconds: float
-    epochs: int
-    share: float
+    epoch_seconds: float
 
 
 class Clock:
@@ -52,7 +51,7 @@ class Clock:
         """
         found: dict[tuple[str, Kind], list[float]] = {}
         for run in self.runs.values():
-            found.setdefault((run.device, run.kind), []).append(run.seconds / run.epochs / run.share)
+            found.setdefault((run.device, run.kind), []).append(run.epoch_seconds)
         return {kind: statistics.median(costs) for kind, costs in found.items()}
 
     @cached_property
@@ -80,10 +79,10 @@ def _kind(values: dict[str, Any]) -> Kind:
 
 def _timed(record: dict[str, Any], epochs: int) -> Timed:
     device, values = record["device"], record["parameters"]
-    cores = record.get("threads", 1) if device == "cpu" else 1
+    seconds = record["seconds"] * (record.get("threads", 1) if device == "cpu" else 1)
     machine = (record.get("processor") if device == "cpu" else record.get("gpu")) or "a machine without a name"
     share = values.get("train_fraction", DEFAULTS.train_fraction)
-    return Timed(record["identity"], device, machine, _kind(values), record["seconds"] * cores, epochs, share)
+    return Timed(record["identity"], device, machine, _kind(values), seconds, seconds / epochs / share)
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:

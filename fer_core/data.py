@@ -35,7 +35,7 @@ import numpy as np
 
 from fer_core import sample
 from fer_core.artifacts import atomic_file, code_fingerprint, read_json, write_json
-from fer_core.schema import EMOTIONS, USAGES, DataError, ParameterError, Params, nearest
+from fer_core.schema import EMOTIONS, USAGES, DataError, ParameterError, Params, check_value
 
 SPOKEN = {  # other names of FER2013's folders
     "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad",
@@ -314,18 +314,23 @@ def _own_split(labels: np.ndarray, digests: np.ndarray, ends: tuple[int, int]) -
     ends : where Training and PublicTest end, in twentieths: (16, 18) is 80 %, 10 % and 10 %
     """
     usage = np.zeros(len(labels), np.uint8)
-    order = np.lexsort((labels, digests))
-    starts = np.r_[True, digests[order][1:] != digests[order][:-1]]
-    group_label = labels[order][starts]  # where copies disagree, the lowest label decides
-    members = np.split(order, np.flatnonzero(starts)[1:])
-    for label in np.unique(group_label):
-        groups = [members[k] for k in np.flatnonzero(group_label == label)]
+    groups_of: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+    for group in _groups(digests):
+        groups_of[labels[group].min()].append(group)  # where copies disagree, the lowest label decides
+    for groups in groups_of.values():
         total, before = sum(map(len, groups)), 0
         for group in groups:
             middle = 10 * (2 * before + len(group))  # compared in twentieths of the class, without rounding
             usage[group] = TRAINING if middle < ends[0] * total else PUBLIC if middle < ends[1] * total else PRIVATE
             before += len(group)
     return usage
+
+
+def _groups(keys: np.ndarray) -> list[np.ndarray]:
+    """The positions of each group of equal keys, groups in the keys' order."""
+    order = np.argsort(keys, kind="stable")
+    groups = np.split(order, np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1)
+    return [group for group in groups if len(group)]
 
 
 # ---------------------------------------------------------------------------------------------- files and what they are
@@ -336,19 +341,15 @@ def _read(path: Path) -> Raw:
     name = path.name
     with ExitStack() as stack:
         if path.is_dir():
-            tables, pictures, note = *_sort_out(_folder(path), name, stack), "a folder"
+            (tables, pictures), note = _sort_out(_folder(path), name, stack), "a folder"
+        elif (kind := _kind(head := _head(path, HEAD_BYTES))) == "archive":
+            (tables, pictures), note = _sort_out(_archive(path, name, stack), name, stack), "an archive"
+        elif kind == "picture":
+            raise DataError(f"{name}: a single picture, {EXPECTED}: for its expression use make predict IMAGES=….")
+        elif b"\0" in head:
+            raise DataError(f"{name}: neither a table, nor a .zip, .tar, .tar.gz or .tar.xz archive; {EXPECTED}.")
         else:
-            entry = Entry(name, path.stat().st_size, partial(_head, path), path)
-            head = entry.read(HEAD_BYTES)
-            kind = _kind(head)
-            if kind == "archive":
-                tables, pictures, note = *_sort_out(_archive(path, name, stack), name, stack), "an archive"
-            elif kind == "picture":
-                raise DataError(f"{name}: a single picture, {EXPECTED}: for its expression use make predict IMAGES=….")
-            elif b"\0" in head:
-                raise DataError(f"{name}: neither a table, nor a .zip, .tar, .tar.gz or .tar.xz archive; {EXPECTED}.")
-            else:
-                tables, pictures, note = [entry], [], "a file"
+            tables, pictures, note = [Entry(name, path.stat().st_size, partial(_head, path), path)], [], "a file"
         raw = _from_tables(tables) if tables else _from_pictures(pictures, name)
         return raw._replace(source=f"{raw.source}, from {note}")
 
@@ -756,26 +757,24 @@ def _from_pictures(pictures: list[Entry], name: str) -> Raw:
     root = _root([entry.path for entry in pictures])
     places = [_place(entry.path, name, root) for entry in pictures]
     prefixed = any(USAGE_PREFIX.match(PurePosixPath(entry.path).name) for entry in pictures)
-    if len({usage is None for _, usage in places}) > 1:
-        odd = pictures[[usage is None for _, usage in places].index(True)].path
+    unplaced = [entry.path for entry, (_, part) in zip(pictures, places, strict=True) if part is None]
+    if 0 < len(unplaced) < len(pictures):
         raise DataError(
-            f"{name}: '{odd}' lies in no train, validation or test folder, as others do: move or remove it."
+            f"{name}: '{unplaced[0]}' lies in no train, validation or test folder, as others do: move or remove it."
         )
-    spoken = [(found and SPOKEN.get(found.casefold(), found), usage) for found, usage in places]
-    if {found.casefold() for found, _ in spoken if found is not None} <= set(EMOTIONS):
-        places = spoken
-    spelling: dict[str, str] = {}
-    for found, _ in places:
-        if found is not None:
-            spelling.setdefault(found.casefold(), found)
-    classes = tuple(sorted(spelling.values()))
-    if spelling.keys() <= set(EMOTIONS):  # FER2013 itself has all seven, own data perhaps fewer
-        classes = EMOTIONS if prefixed else tuple(emotion for emotion in EMOTIONS if emotion in spelling)
+    spelling = {label.casefold(): label for label, _ in reversed(places) if label is not None}  # the first one counts
+    meant = {folded: SPOKEN.get(folded, folded) for folded in spelling}
+    if set(meant.values()) <= set(EMOTIONS):  # FER2013 itself has all seven, own data perhaps fewer
+        classes = EMOTIONS if prefixed else tuple(emotion for emotion in EMOTIONS if emotion in meant.values())
+    else:
+        meant = {folded: folded for folded in spelling}
+        classes = tuple(sorted(spelling.values()))
     if not 2 <= len(classes) <= 200:
         came = ", ".join(classes[:3])
         raise DataError(f"{name}: {len(classes)} class folders ({came}), expected 2 to 200; {EXPECTED}.")
     code = {label.casefold(): position for position, label in enumerate(classes)}
-    labels = np.array([UNLABELLED if found is None else code[found.casefold()] for found, _ in places], np.uint8)
+    codes = [UNLABELLED if label is None else code[meant[label.casefold()]] for label, _ in places]
+    labels = np.array(codes, np.uint8)
     usage = np.array([TRAINING if part is None else part for _, part in places], np.uint8)
     images, resized = _pictures(pictures, name)
     form = "class folders, split by file names" if prefixed else "class folders"
@@ -906,9 +905,7 @@ def make_split(
     ------
     ParameterError: an unknown kind, a fraction out of range, or a split that leaves a part or a class empty.
     """
-    kinds = ("random", "group", "official")
-    if kind not in kinds:
-        raise ParameterError(f"split is '{kind}', expected one of {', '.join(kinds)}{nearest(kind, kinds)}")
+    check_value("split", kind, "make_split")
     if not 0 < train_fraction < 1:
         raise ParameterError(f"train_fraction is {train_fraction}, expected more than 0 and less than 1.")
     pool, test = np.flatnonzero(faces.usage != PRIVATE), np.flatnonzero(faces.usage == PRIVATE)
@@ -919,7 +916,8 @@ def make_split(
     elif kind == "random":
         chosen[rng.permutation(pool)[:wanted]] = True
     else:
-        for group in _drawn_groups(faces.copies[pool], rng):
+        groups = _groups(faces.copies[pool])
+        for group in (groups[k] for k in rng.permutation(len(groups))):
             if len(group) <= wanted:  # FER2013 has so many images without a copy that the last ones fill the number
                 chosen[pool[group]] = True
                 wanted -= len(group)
@@ -930,19 +928,12 @@ def make_split(
     return split
 
 
-def _drawn_groups(copies: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """The positions of each group of copies, groups in drawn order."""
-    order = np.argsort(copies, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(copies[order])) + 1)
-    return [groups[k] for k in rng.permutation(len(groups))]
-
-
 def _check_split(faces: Faces, split: Split, kind: str) -> None:
     remedy = "choose split: random" if kind == "official" else "add images, or choose another split_seed"
     if not len(split.validation):
         raise ParameterError(f"split '{kind}' leaves no image for validation, expected one or more: {remedy}.")
     counts = np.bincount(faces.labels[split.train], minlength=len(faces.classes))
-    if not counts[: len(faces.classes)].all():
+    if not counts.all():
         emotion = faces.classes[int(counts.argmin())]
         raise ParameterError(
             f"split '{kind}' leaves class '{emotion}' no training image, expected one or more: {remedy}."
@@ -951,8 +942,7 @@ def _check_split(faces: Faces, split: Split, kind: str) -> None:
 
 def split_of(faces: Faces, params: Params) -> Split:
     """How a run with these parameters divides the images; see `make_split`."""
-    p = params
-    return make_split(faces, p.split, p.train_fraction, p.split_seed, p.drop_leaked_copies)
+    return make_split(faces, params.split, params.train_fraction, params.split_seed, params.drop_leaked_copies)
 
 
 def class_sizes(faces: Faces) -> np.ndarray:

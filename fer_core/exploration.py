@@ -133,9 +133,8 @@ def audit_table(audit: Mapping[str, int]) -> Table:
     -------
     Table
     """
-    return Table.of(
-        [(words, f"{audit[name]:,}") for name, words in AUDIT.items()], ["counted by exact pixels", "found"]
-    )
+    rows = [(words, f"{audit[name]:,}") for name, words in AUDIT.items()]
+    return Table.of(rows, ["counted by exact pixels", "found"])
 
 
 def torn_table(faces: Faces) -> Table:
@@ -181,13 +180,8 @@ def leaked_table(faces: Faces, splits: Mapping[str, data.Split]) -> Table:
     for arm, split in splits.items():
         leaked = faces.copies[split.test[~split.leak_free]]
         trained, validated = (np.isin(leaked, faces.copies[part]) for part in (split.train, split.validation))
-        counts = [
-            len(split.train),
-            len(leaked),
-            trained.sum(),
-            (validated & ~trained).sum(),
-            (~validated & ~trained).sum(),
-        ]
+        places = trained, validated & ~trained, ~validated & ~trained
+        counts = len(split.train), len(leaked), *(found.sum() for found in places)
         rows.append((arm, *(f"{n:,}" for n in counts)))
     columns = ["arm", "training", "leaked test images", "with a copy in training", "in validation alone", "in neither"]
     return Table.of(rows, columns)

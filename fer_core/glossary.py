@@ -36,7 +36,7 @@ def _terms() -> tuple[Term, ...]:
 
 
 TERMS = _terms()
-TAG = re.compile(r"""<!--.*?-->|<[a-zA-Z/!](?:[^<>"']|"[^"]*"|'[^']*')*>""", re.S)
+TAG = re.compile(r"""(<!--.*?-->|<[a-zA-Z/!](?:[^<>"']|"[^"]*"|'[^']*')*>)""", re.S)
 CLOSED = {"a", "abbr", "button", "code", "dt", "figure", "nav", "pre", "script", "style", "summary", "svg", "table"}
 CLOSED |= {"h1", "h2", "h3", "h4", "h5", "h6"}
 
@@ -65,16 +65,13 @@ def link(content: str, href: str = FILE, but: str = "") -> str:
         told.add(number)
         return f'<a class="term" href="{html.escape(href)}#{TERMS[number].slug}">{match[0]}</a>'
 
-    done, place, inside = [], 0, 0
-    for tag in TAG.finditer(content):
-        text = content[place : tag.start()]
-        done += [text if inside else _mentions().sub(linked, text), tag[0]]
-        place = tag.end()
-        name = re.match(r"</?([a-zA-Z0-9]+)", tag[0])
-        if name and name[1].lower() in CLOSED:
-            inside = max(0, inside + (-1 if tag[0].startswith("</") else 1))
-    rest = content[place:]
-    return "".join(done) + (rest if inside else _mentions().sub(linked, rest))
+    parts, inside = TAG.split(content), 0  # text, tag, text …
+    for place, part in enumerate(parts):
+        if place % 2 == 0:
+            parts[place] = part if inside else _mentions().sub(linked, part)
+        elif (name := re.match(r"</?([a-zA-Z0-9]+)", part)) and name[1].lower() in CLOSED:
+            inside = max(0, inside + (-1 if part.startswith("</") else 1))
+    return "".join(parts)
 
 
 def link_page(page: str, href: str) -> str:

@@ -74,12 +74,11 @@ def manager(environment: dict[str, str], folder: Path, zygote: Zygote | None = N
             await super().start_kernel(**{**options, "env": environment, "cwd": str(ROOT)})
 
         async def _async_launch_kernel(self, command: list[str], **options: Any) -> None:
-            forked = zygote.fork(command[3:], environment, torch) if zygote else None
-            if forked is None:
+            if zygote and (forked := zygote.fork(command[3:], environment, torch)):
+                self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = forked, forked.pid, forked.pid
+                self._reconcile_connection_info(self.provisioner.connection_info)
+            else:
                 await super()._async_launch_kernel(command, **options)
-                return
-            self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = forked, forked.pid, forked.pid
-            self._reconcile_connection_info(self.provisioner.connection_info)
 
     return PageKernel
 
@@ -94,8 +93,8 @@ class Zygote:
     """
 
     def __init__(self) -> None:
-        wanted = os.environ.get("FER_KERNELS", "forked") == "forked"  # "fresh" is for comparing the two
-        self.usable = wanted and sys.platform == "linux"
+        # FER_KERNELS=fresh is for comparing the two
+        self.usable = sys.platform == "linux" and os.environ.get("FER_KERNELS", "forked") == "forked"
         self.process: subprocess.Popen[str] | None = None
 
     def fork(self, arguments: list[str], environment: dict[str, str], torch: bool) -> Forked | None:
@@ -111,8 +110,7 @@ class Zygote:
                 cwd=ROOT,
                 env=environment | QUIET_ALLOCATOR,  # not the worker's own, which may hold secrets
             )
-        wish = {"arguments": arguments, "environment": environment, "torch": torch}
-        pid = self.ask({"fork": wish})
+        pid = self.ask({"fork": {"arguments": arguments, "environment": environment, "torch": torch}})
         self.usable = pid is not None  # what failed once would fail again
         return None if pid is None else Forked(pid, self)
 
@@ -201,27 +199,24 @@ def _fork(wish: dict[str, Any], own: tuple[Any, ...]) -> int | None:
     """The kernel's process id; None, with the reason in the log, where there is none."""
     for name in TORCH if wish["torch"] else ():
         importlib.import_module(name)
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads != 1:
-        print(f"zygote: {threads} threads, so no safe fork: kernels are started afresh", file=sys.stderr, flush=True)
-        return None
-    parent = os.getpid()
+    parent, threads = os.getpid(), len(list(Path("/proc/self/task").iterdir()))
     try:
+        if threads != 1:
+            raise OSError(f"{threads} threads, so no safe fork")
         pid = os.fork()
     except OSError as fault:
         print(f"zygote: {fault}: kernels are started afresh", file=sys.stderr, flush=True)
         return None
     if pid == 0:
-        status = 1
         try:
             for stream in own:
                 os.close(stream.fileno())
             _live(wish["arguments"], wish["environment"], parent)
-            status = 0
+            os._exit(0)
         except BaseException:
             traceback.print_exc()
         finally:
-            os._exit(status)  # never back into the zygote's loop
+            os._exit(1)  # never back into the zygote's loop
     return pid
 
 

@@ -25,6 +25,7 @@ ORIGINAL = {"04_complex_cnn/default": 0.61, "06_final/rare_transforms": 0.627473
 ORIGINAL_IMAGES = 3589
 RUN_PARAMETERS = [name for name in schema.RUN_PARAMETERS if name != "seed"]
 SETTLED = "by the network"
+TEST = ("test_official", "test_leak_free")
 # What to read of a study in half an hour; the final model's page comes before the last.
 SHORT_WAY = ("00_exploration/default", "04_complex_cnn/default", "05_analysis/summary", BEYOND)
 
@@ -46,29 +47,34 @@ class Mark(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------- numbers
 
 
-def value(row: Row, name: str) -> float | None:
-    """A number of a row; None where it is missing, empty or not finite."""
+def number(told: Any) -> float | None:
+    """A number, or its text; None where it is missing, empty or not finite."""
     try:
-        number = float(row[name])
-    except (KeyError, TypeError, ValueError):
+        found = float(told)
+    except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return found if math.isfinite(found) else None
 
 
-def _literature() -> tuple[Mark, ...]:
-    text = (schema.PACKAGE / "template" / "literature.csv").read_text(encoding="utf-8")
-    return tuple(
-        Mark(row["name"], value(row, "percent"), row["trained_on"], row["chosen"], row["sign"])
-        for row in csv.DictReader(text.splitlines())
-    )
+def value(row: Row, name: str) -> float | None:
+    """A number of a row."""
+    return number(row.get(name))
 
 
-LITERATURE = _literature()
+LITERATURE = tuple(
+    Mark(row["name"], value(row, "percent"), row["trained_on"], row["chosen"], row["sign"])
+    for row in csv.DictReader((schema.PACKAGE / "template" / "literature.csv").read_text(encoding="utf-8").splitlines())
+)
+
+
+def _scores(row: Row, part: str) -> list[float | None]:
+    """A test accuracy and the two ends of its interval."""
+    return [value(row, f"{part}_{name}") for name in ("accuracy", "low", "high")]
 
 
 def _interval(row: Row, part: str) -> str:
     """A test accuracy as "61.2 % [59.6, 62.8]"; empty where it was not scored."""
-    accuracy, low, high = (value(row, f"{part}_{name}") for name in ("accuracy", "low", "high"))
+    accuracy, low, high = _scores(row, part)
     if accuracy is None:
         return ""
     return percent(accuracy) + (f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else "")
@@ -105,11 +111,16 @@ def headlines(results: Iterable[Row]) -> list[Headline]:
     return [Headline(page, rows[0], tuple(rows)) for page, rows in pages.items()]
 
 
+def best_page(results: Iterable[Row], notebook: str = "") -> str | None:
+    """The page, of a notebook or of all, that validates best (mean over its seeds); None before any is trained."""
+    own = (line for line in headlines(results) if line.page.startswith(notebook))
+    known = {line.page: line.validation for line in own if line.validation is not None}
+    return max(known, key=known.__getitem__, default=None)
+
+
 def final_page(results: Iterable[Row]) -> str | None:
-    """The final model: the page of 06_final that validates best (mean over its seeds); None before any is trained."""
-    own = [line for line in headlines(results) if line.page.startswith(f"{FINAL_NOTEBOOK}/")]
-    known = [line for line in own if line.validation is not None]
-    return max(known, key=lambda line: line.validation or 0).page if known else None
+    """The final model; None before any is trained."""
+    return best_page(results, f"{FINAL_NOTEBOOK}/")
 
 
 # ------------------------------------------------------------------------------------------------------------- abstract
@@ -176,13 +187,10 @@ def _networks(lines: Sequence[Headline], claims: Sequence[Row]) -> str:
     if len(known) < len(NETWORKS):
         which = f"the {len(NETWORKS)} networks built after the original's, {len(known)} are trained; of these"
     text = f"**Found:** of {which} `{first.page}` is right on the most validation images, "
-    text += f"{percent(best)} of them{_seeds(first)}; then {others}"
+    seeds = f" (mean over {len(first.rows)} seeds)" if len(first.rows) > 1 else ""
+    text += f"{percent(best)} of them{seeds}; then {others}"
     judged = [row["verdict"] for row in claims if row["page"] == DEPTH and first.page == NETWORKS[-1]]
     return text + (f"; the claim that it is the best is {judged[0]} (`{DEPTH}`)." if judged else ".")
-
-
-def _seeds(line: Headline) -> str:
-    return f" (mean over {len(line.rows)} seeds)" if len(line.rows) > 1 else ""
 
 
 def _models(results: Sequence[Row], lines: Sequence[Headline], fer2013: bool) -> str:
@@ -227,8 +235,7 @@ def _plain(share: float) -> str:
 
 
 def _copies(lines: Sequence[Headline], fer2013: bool) -> str:
-    parts = ("test_official_accuracy", "test_leak_free_accuracy")
-    pairs = [(value(line.row, parts[0]), value(line.row, parts[1])) for line in lines]
+    pairs = [[value(line.row, f"{part}_accuracy") for part in TEST] for line in lines]
     gained = [official - free for official, free in pairs if official is not None and free is not None]
     if not any(gained):
         return ""
@@ -288,11 +295,11 @@ class Contender:
     states: Mapping[str, int] = field(default_factory=dict)
 
 
-def differing(contenders: Sequence[Contender]) -> tuple[list[str], dict[str, str]]:
-    """The parameters of training in which the pages differ, in the schema's order, and those they all share."""
-    values = {name: {shown(contender.params, name) for contender in contenders} for name in RUN_PARAMETERS}
-    columns = [name for name in RUN_PARAMETERS if len(values[name]) > 1]
-    return columns, {name: next(iter(found)) for name, found in values.items() if len(found) == 1}
+def differing(pages: Sequence[Params]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The parameters of training in which pages differ, with each one's value, and those they all share."""
+    values = {name: [shown(params, name) for params in pages] for name in RUN_PARAMETERS}
+    differ = {name: found for name, found in values.items() if len(set(found)) > 1}
+    return differ, {name: found[0] for name, found in values.items() if len(set(found)) == 1}
 
 
 def shown(params: Params, name: str) -> str:
@@ -315,13 +322,13 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
     first, mean, curve, values}.
     """
     lines, known = {line.page: line for line in headlines(results)}, {entry["name"]: entry for entry in entries}
-    columns, shared = differing(contenders)
+    columns, shared = differing([contender.params for contender in contenders])
     shares = [v for c in contenders for history in c.histories for v in history if v is not None]
     span = (min(shares), max(shares)) if shares else (0.0, 1.0)
     rows = [_board_row(c, lines.get(c.page), known.get(c.page, {}), columns, span) for c in contenders]
     stated = {name: v for name, v in shared.items() if v != shown(schema.DEFAULTS, name)}
     return {
-        "columns": columns,
+        "columns": list(columns),
         "shared": ", ".join(f"{name} {v}" for name, v in stated.items()),
         "views": {c.page: c.params.test_views for c in contenders if c.params.test_views > 1 and c.page in lines},
         "span": span,
@@ -330,7 +337,7 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
 
 
 def _board_row(
-    contender: Contender, line: Headline | None, entry: Row, columns: list[str], span: tuple[float, float]
+    contender: Contender, line: Headline | None, entry: Row, columns: Iterable[str], span: tuple[float, float]
 ) -> dict[str, Any]:
     states, runs = contender.states, sum(contender.states.values())
     values = [(name, shown(contender.params, name)) for name in columns]
@@ -395,10 +402,9 @@ def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
     marks = sorted((mark for mark in marks if mark.percent is not None), key=lambda mark: mark.percent or 0)
     if not lines:
         return ""
-    numbers = [v for line in lines for p in ("test_official", "test_leak_free") for e in ("accuracy", "low", "high")
-               if (v := value(line.row, f"{p}_{e}")) is not None]  # fmt: skip
-    numbers += [mark.percent / 100 for mark in marks if mark.percent]
-    low, high = min(numbers) * 100, max(numbers) * 100
+    numbers = [v * 100 for line in lines for part in TEST for v in _scores(line.row, part) if v is not None]
+    numbers += [mark.percent for mark in marks if mark.percent]
+    low, high = min(numbers), max(numbers)
     step = 5 if high - low > 15 else 2
     # Names of marks stand to the left of their lines: the lowest needs room for its own.
     low, high = low - (high - low) * (0.5 if marks else 0.06), high + (high - low) * 0.06
@@ -418,8 +424,7 @@ def accuracy_axis(lines: Sequence[Headline], marks: Sequence[Mark] = ()) -> str:
     drawn += [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="{top - 4}" y2="{base}"/>' for t in ticks]
     named = [_mark(mark, x(mark.percent or 0), top, base + name * (place + 1)) for place, mark in enumerate(marks)]
     drawn += [*(line for line, _ in named), "</g>", *(text for _, text in named)]
-    for place, line in enumerate(lines):
-        drawn.append(_bars(line, top + row * place, x))
+    drawn += [_bars(line, top + row * place, x) for place, line in enumerate(lines)]
     told = "; ".join(f"{line.page} {_interval(line.row, 'test_official')} official, "
                      f"{_interval(line.row, 'test_leak_free') or 'no'} leak-free" for line in lines)  # fmt: skip
     told += "." + (f" Marked: {'; '.join(f'{mark.name} {mark.percent:g} %' for mark in marks)}." if marks else "")
@@ -441,12 +446,11 @@ def _mark(mark: Mark, x: str, top: int, y: int) -> tuple[str, str]:
 def _bars(line: Headline, y: int, x: Any) -> str:
     """A page's name and figures, and under them its two accuracies with their intervals."""
     figures, drawn = [], []
-    for place, (part, sign) in enumerate((("test_official", "●"), ("test_leak_free", "○"))):
-        accuracy, low, high = (value(line.row, f"{part}_{e}") for e in ("accuracy", "low", "high"))
+    for part, sign, kind, at in zip(TEST, "●○", ("official", "free"), (y + 39, y + 49), strict=True):
+        accuracy, low, high = _scores(line.row, part)
         if accuracy is None:
             continue
         figures.append(f"{sign} {_interval(line.row, part)}")
-        at, kind = y + 39 + 10 * place, "official" if place == 0 else "free"
         if low is not None and high is not None:
             drawn.append(f'<line class="{kind}" x1="{x(low * 100)}" x2="{x(high * 100)}" y1="{at}" y2="{at}"/>')
         drawn.append(f'<circle class="{kind}" cx="{x(accuracy * 100)}" cy="{at}" r="4"/>')
@@ -472,6 +476,6 @@ def short_way(entries: Sequence[Row], results: Sequence[Row]) -> list[Row]:
     return [standing[name] for name in wanted if name in standing]
 
 
-def spread(shares: Iterable[float] = tuple(ORIGINAL.values()), n: int = ORIGINAL_IMAGES) -> float:
-    """Half the widest 95 % interval of a share of `n` images."""
-    return 1.96 * max(math.sqrt(share * (1 - share) / n) for share in shares)
+def spread(shares: Iterable[float] = ORIGINAL.values()) -> float:
+    """Half the widest 95 % interval of a share of PrivateTest's images."""
+    return 1.96 * max(math.sqrt(share * (1 - share) / ORIGINAL_IMAGES) for share in shares)

@@ -15,7 +15,6 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from fer_core import artifacts, claims, data, devices, evaluation, plots, schema
 from fer_core.artifacts import WATCHED_FILE, Run, find_run, run_key, settings
 from fer_core.claims import told as interval
 from fer_core.data import Faces
-from fer_core.schema import FerError, Params, listed, percent
+from fer_core.schema import FerError, Params, counted, listed, percent
 
 
 class Table(pd.DataFrame):
@@ -44,10 +43,6 @@ class Table(pd.DataFrame):
         ----------
         rows : a sequence each
         columns : names, the first of which heads the index
-
-        Returns
-        -------
-        Table
         """
         return cls(list(rows), columns=list(columns)).set_index(columns[0])
 
@@ -121,9 +116,7 @@ def sentence(text: str) -> Markdown:
 # -- data and parameters
 
 
-@functools.lru_cache(maxsize=2)
-def _faces(path: Path | None, store: Path) -> Faces:
-    return data.open_faces(path, store)
+_faces = functools.lru_cache(maxsize=2)(data.open_faces)
 
 
 def open_faces() -> Faces:
@@ -177,8 +170,8 @@ def parameter_table(params: Params, notebook: str) -> Table:
     defaults = {name: own.get(name, getattr(schema.DEFAULTS, name)) for name in schema.notebook_parameters(notebook)}
     params, _ = devices.resolve(params, settings().device)
     rows = []
-    for name in sorted(defaults, key=lambda name: name not in own):
-        value, default = getattr(params, name), defaults[name]
+    for name, default in sorted(defaults.items(), key=lambda item: item[0] not in own):
+        value = getattr(params, name)
         if name in own or value != default:
             mark = "" if value == default or default == "auto" else "◂\u00a0differs"
             rows.append((name, plain(value), plain(default), mark, schema.SPECS[name].about))
@@ -235,7 +228,17 @@ def sanity_checks(params: Params) -> Table:
     -------
     Table : check, expected, found, ok (yes or no)
     """
-    checks = pd.DataFrame(_checks(params))
+    here, faces = settings(), open_faces()
+    resolved, device = devices.resolve(params, here.device)
+    # Kept by training key: they take longer than all the rest of a page of finished runs.
+    kept = here.store / "checks" / f"{run_key(resolved, faces.data_hash, device).key}.json"
+    rows = artifacts.read_json(kept)
+    if rows is None:
+        from fer_core import training
+
+        rows = training.sanity_checks(params, faces)
+        artifacts.write_json(kept, rows)
+    checks = pd.DataFrame(rows)
     return Table(checks.assign(ok=["yes" if ok else "no" for ok in checks["ok"]]).set_index("check"))
 
 
@@ -253,20 +256,6 @@ def checks_line(checks: pd.DataFrame) -> str:
     failed = checks.index[checks["ok"] != "yes"]
     line = f"Of {len(checks)} checks before training "
     return line + (f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold.")
-
-
-def _checks(params: Params) -> list[dict[str, Any]]:
-    """Kept by training key: they take longer than all the rest of a page of finished runs."""
-    here = settings()
-    resolved, device = devices.resolve(params, here.device)
-    kept = here.store / "checks" / f"{run_key(resolved, open_faces().data_hash, device).key}.json"
-    rows = artifacts.read_json(kept)
-    if rows is None:
-        from fer_core import training
-
-        rows = training.sanity_checks(params, open_faces())
-        artifacts.write_json(kept, rows)
-    return rows
 
 
 def parameters_line(table: pd.DataFrame) -> str:
@@ -296,9 +285,8 @@ def network_line(table: pd.DataFrame) -> str:
     str
     """
     whole = table.loc["all"]
-    return (
-        f"{len(table) - 1} layers, {whole['parameters']} parameters, {whole['multiply-adds']} multiply-adds an image."
-    )
+    size = f"{whole['parameters']} parameters, {whole['multiply-adds']} multiply-adds an image"
+    return f"{len(table) - 1} layers, {size}."
 
 
 def fold(line: str, table: Table, beside_faces: bool = False) -> None:
@@ -310,9 +298,14 @@ def fold(line: str, table: Table, beside_faces: bool = False) -> None:
     table : what opens
     beside_faces : whether it names the faces of a figure; where they are withheld, what stands in names them already
     """
-    body = f"<details><summary>{line}</summary>{table._repr_html_()}</details>"
-    content = {"text/html": body, "text/plain": f"{line}\n{table}"}
+    content = _folded(line, table._repr_html_(), str(table))
     display(content, raw=True, metadata={"fer": {"beside_faces": True}} if beside_faces else {})
+
+
+def _folded(line: str, body: str, text: str, state: str = "") -> dict[str, str]:
+    """A fold as HTML and as plain text; `state` is its attribute, as " open"."""
+    html = f"<details{state}><summary>{line}</summary>{body}</details>"
+    return {"text/html": html, "text/plain": "\n".join(filter(None, (line, text)))}
 
 
 # -- training
@@ -323,12 +316,7 @@ class Log:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.handle = display(self._content("starting", "", ""), raw=True, display_id=True)
-
-    @staticmethod
-    def _content(line: str, text: str, state: str) -> dict[str, str]:
-        body = f"<details{state}><summary>{line}</summary><pre>{text}</pre></details>"
-        return {"text/html": body, "text/plain": f"{line}\n{text}".strip()}
+        self.handle = display(_folded("starting", "<pre></pre>", ""), raw=True, display_id=True)
 
     def show(self, line: str, text: str, state: str = "") -> None:
         """Put this into the log's output, in place of what stood there.
@@ -340,20 +328,14 @@ class Log:
         state : the fold's attribute, as " open"
         """
         if self.handle is not None:  # None outside a notebook
-            self.handle.update(self._content(line, text, state), raw=True)
+            self.handle.update(_folded(line, f"<pre>{text}</pre>", text, state), raw=True)
 
-    def epoch(self, row: dict[str, Any], what: str) -> None:
-        """What `training.train_or_load` reports: a row of the history, or that it resumes.
-
-        Parameters
-        ----------
-        row : as in history.csv with `epochs`, or `resuming` with `epochs`
-        what : which run, before the epoch's number
-        """
+    def _epoch(self, row: dict[str, Any], what: str) -> None:
+        """What `training.train_or_load` reports of a run: a row of the history, or that it resumes."""
         if "epoch" in row:
             self.rows.append(row)
         at = row.get("epoch") or f"{row['resuming']} (resuming)"
-        self.show(f"{what}epoch {at} of {row['epochs']}", epoch_lines(pd.DataFrame(self.rows)), " open")
+        self.show(f"{what}epoch {at} of {row['epochs']}", _epoch_lines(pd.DataFrame(self.rows)), " open")
 
     def obtain(self, params: Params, what: str = "") -> Run:
         """The run, loaded, resumed or trained, its epochs shown while they come.
@@ -362,19 +344,13 @@ class Log:
         ----------
         params : of one run
         what : which run, in words
-
-        Returns
-        -------
-        Run
         """
-        found = finished(params)
-        if found is not None:
+        if (found := finished(params)) is not None:
             return found
         from fer_core import watch
 
-        self.rows = []
-        limit, faces = params.time_limit_minutes, open_faces()
-        run = watch.train_or_load(params, settings(), faces, lambda row: self.epoch(row, what), limit)
+        self.rows, told = [], functools.partial(self._epoch, what=what)
+        run = watch.train_or_load(params, settings(), open_faces(), told, params.time_limit_minutes)
         if not run.metrics:
             raise FerError("time_limit_minutes ended before the first epoch did: allow more.")
         return run
@@ -416,17 +392,8 @@ def scored(run: Run) -> Run:
     return training.score_test(run, open_faces())
 
 
-def epoch_lines(history: pd.DataFrame) -> str:
-    """The log as text, a line an epoch; a dash where a value is missing or not a number.
-
-    Parameters
-    ----------
-    history : columns of history.csv
-
-    Returns
-    -------
-    str
-    """
+def _epoch_lines(history: pd.DataFrame) -> str:
+    """A history as text, a line an epoch; a dash where a value is missing or not a number."""
     form = "{:>5} {:>9}  {:>10} {:>8}  {:>15} {:>8}".format
     lines = [form("epoch", "rate", "train loss", "accuracy", "validation loss", "accuracy")]
     names = ("learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
@@ -456,7 +423,7 @@ def train_or_load(params: Params) -> Run:
     line = f"{len(run.history)} of {params.epochs} epochs, {run.state}; {kept}"
     if run.state == "cut":
         line += "; time_limit_minutes stopped it: what this page says is about an unfinished run"
-    log.show(line, epoch_lines(run.history))
+    log.show(line, _epoch_lines(run.history))
     return run
 
 
@@ -477,7 +444,7 @@ def train_seeds(params: Params) -> list[Run]:
         accuracy = percent(run.metrics["validation"]["accuracy"])
         runs.append(run)
         lines.append(f"seed {seed}: {run.state}, {len(run.history)} epochs, validation accuracy {accuracy}")
-    log.show(f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}", "\n".join(lines))
+    log.show(counted(len(runs), "seed"), "\n".join(lines))
     return runs
 
 
@@ -486,8 +453,7 @@ def score_test(params: Params, runs: Sequence[Run]) -> list[Run]:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    runs : of all seeds, the one in detail first
+    params, runs : the page's parameters, and its runs of all seeds, the one in detail first
 
     Returns
     -------
@@ -547,18 +513,16 @@ class Answers:
         half of them and shown on the other: on the images it was fitted on, any scaling looks good. Copies of an image
         are in the same half.
         """
-        shown, images = np.ones(len(self.labels), bool), "the validation images"
-        rows = self.run.predictions
-        fitted = rows[(rows["split"] == "validation") & (rows["label"] < len(self.classes))]
+        p, labels = self.probabilities, self.labels
         if self.split == "validation":
-            half = _odd(fitted["image_id"])
-            fitted, shown, images = fitted[half], ~_odd(self.predictions["image_id"]), "the other half"
-        p = fitted[evaluation.probability_columns(fitted)].to_numpy(float)
-        temperature = evaluation.fit_temperature(p, fitted["label"].to_numpy(int))
-        p, labels = self.probabilities[shown], self.labels[shown]
-        scaled = evaluation.with_temperature(p, temperature)
-        tables = evaluation.calibration(p, labels), evaluation.calibration(scaled, labels)
-        return Calibration(*tables, temperature, images, int(shown.sum()))
+            half, images = _odd(self.predictions["image_id"]), "the other half"
+            temperature = evaluation.fit_temperature(p[half], labels[half])
+            p, labels = p[~half], labels[~half]
+        else:
+            validation, images = answers(schema.DEFAULTS, self.run), "the validation images"
+            temperature = evaluation.fit_temperature(validation.probabilities, validation.labels)
+        scaled = evaluation.calibration(evaluation.with_temperature(p, temperature), labels)
+        return Calibration(evaluation.calibration(p, labels), scaled, temperature, images, len(labels))
 
 
 def _odd(ids: pd.Series) -> np.ndarray:
@@ -581,8 +545,7 @@ def may_show_test(params: Params, run: Run) -> bool:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    run : scored or not
+    params, run : the page's parameters, and one of its runs, scored or not
 
     Returns
     -------
@@ -602,8 +565,7 @@ def answers(params: Params, run: Run) -> Answers:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    run : the one in detail
+    params, run : the page's parameters, and its run in detail
 
     Returns
     -------
@@ -621,8 +583,7 @@ def scores(params: Params, run: Run) -> dict[str, Any]:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    run : the one in detail
+    params, run : the page's parameters, and its run in detail
 
     Returns
     -------
@@ -637,8 +598,7 @@ def test_table(params: Params, runs: Sequence[Run]) -> Table | Markdown:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    runs : of all seeds, the one in detail first
+    params, runs : the page's parameters, and its runs of all seeds, the one in detail first
 
     Returns
     -------
@@ -724,9 +684,8 @@ def named(rows: np.ndarray) -> Table:
     Table : image_id, true
     """
     faces = open_faces()
-    return Table.of(
-        zip(faces.ids[rows], np.array(faces.classes)[faces.labels[rows]], strict=True), ["image_id", "true"]
-    )
+    names = np.array(faces.classes)[faces.labels[rows]]
+    return Table.of(zip(faces.ids[rows], names, strict=True), ["image_id", "true"])
 
 
 @functools.lru_cache(maxsize=2)
@@ -816,18 +775,15 @@ def attention(found: Answers, at_most: int = 50) -> Attention:
     Attention : of means over fewer than plots.ENOUGH_FACES images nothing is drawn
     """
     faces, k, answer = open_faces(), len(found.classes), found.predicted
-    order = np.argsort(found.predictions["image_id"].to_numpy(str))
-    groups = [
-        order[((answer == code) & ((answer == found.labels) == right))[order]][:at_most]
-        for right in (True, False)
-        for code in range(k)
-    ]
+    order, right = np.argsort(found.predictions["image_id"].to_numpy(str)), answer == found.labels
+    groups = [order[((answer == code) & of)[order]][:at_most] for of in (right, ~right) for code in range(k)]
     chosen = np.concatenate(groups)
     images = faces.images[pd.Index(faces.ids).get_indexer(found.predictions["image_id"].iloc[chosen])]
-    ends = np.cumsum([len(group) for group in groups])[:-1]
+    counts = np.array([len(group) for group in groups])
 
     def mean(values: np.ndarray) -> np.ndarray:
-        parts = [part.mean(0) if len(part) else np.zeros(values.shape[1:]) for part in np.split(values, ends)]
+        parts = np.split(values, counts.cumsum()[:-1])
+        parts = [part.mean(0) if len(part) else np.zeros(values.shape[1:]) for part in parts]
         return np.stack(parts).reshape(2, k, *values.shape[1:])
 
     def heat() -> str:
@@ -836,9 +792,8 @@ def attention(found: Answers, at_most: int = 50) -> Attention:
 
     packed = found.run.derived("attention", [found.split, at_most], heat)
     levels = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
-    counts = np.array([len(group) for group in groups]).reshape(2, k)
     warmth = levels.reshape(2, k, *images.shape[1:3]) / 255
-    return Attention(mean(images.astype(np.float32)), warmth, counts, found.classes)
+    return Attention(mean(images.astype(np.float32)), warmth, counts.reshape(2, k), found.classes)
 
 
 def _maps(run: Run, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -847,13 +802,13 @@ def _maps(run: Run, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
     from fer_core import explain, training
 
-    network, answers = training.load_network(run, open_faces()), torch.from_numpy(np.asarray(classes, np.int64))
+    network = training.load_network(run, open_faces())
     with devices.ready("cpu", int(run.params.threads)):
-        parts = [
-            explain.grad_cam(network, training.to_input(images[at : at + 128], run), answers[at : at + 128]).numpy()
-            for at in range(0, len(images), 128)
+        maps = [
+            explain.grad_cam(network, training.to_input(images[part], run), torch.from_numpy(classes[part])).numpy()
+            for part in (slice(at, at + 128) for at in range(0, len(images), 128))
         ]
-    return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
+    return np.concatenate(maps) if maps else np.zeros((0, *images.shape[1:3]), np.float32)
 
 
 def _network(params: Params) -> str:
@@ -868,8 +823,7 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None, 
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    runs : of all seeds, the one in detail first
+    params, runs : the page's parameters, and its runs of all seeds, the one in detail first
     original : the test accuracy that the original states for such a network
     kept_of : or the one that it kept in the end, and of which run
 
@@ -878,21 +832,15 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None, 
     Markdown
     """
     run, found = runs[0], answers(params, runs[0])
-    m, metric = found.metrics, "validation_accuracy"
+    m, metric, images = found.metrics, f"{found.scores}_accuracy", "validation images"
     text = f"{_network(params)} (seed {run.params.seed}) "
     if run.state == "diverged":
         why = run.provenance.get("reason")
         text += f"broke off ({why}): it " if why else "never left chance level: it "
-    text += f"is right on {with_interval(m)} of the {m['n']:,} "
-    if found.split == "test":
-        free, metric = run.metrics["test_leak_free"], "test_official_accuracy"
-        text += (
-            f"official test images and on {with_interval(free)} of the {free['n']:,} that have no copy in Training or "
-        )
-        text += "PublicTest"
-        runs = _alike(params, runs)
-    else:
-        text += "validation images"
+    if free := found.leak_free:
+        runs, images = _alike(params, runs), f"official test images and on {with_interval(free)} "
+        images += f"of the {free['n']:,} that have no copy in Training or PublicTest"
+    text += f"is right on {with_interval(m)} of the {m['n']:,} {images}"
     if len(runs) == 2:  # Student's interval over two values says nothing
         text += f"; seed {runs[1].params.seed} on {percent(claims.metric_of(runs[1], metric))}"
     elif len(runs) > 2:
@@ -903,8 +851,7 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None, 
         text += f"{'above' if gap >= 0 else 'below'} that on validation images"
         text += " (both of one view of an image)" * (params.test_views > 1)
     if original is not None and found.split == "test" and data.is_fer2013(open_faces()):
-        low, high = m["accuracy_low"], m["accuracy_high"]
-        side = "below" if original < low else "above" if original > high else "within"
+        side = "below" if original < m["accuracy_low"] else "above" if original > m["accuracy_high"] else "within"
         which = f"kept figure, of {kept_of}, " if kept_of else ""
         text += f". The original's {which}{original * 100:.4g} % lies {side} the interval over official images"
     if run.state == "cut":
@@ -917,8 +864,7 @@ def ensemble(params: Params, runs: Sequence[Run]) -> Table:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    runs : of all seeds, the one in detail first
+    params, runs : the page's parameters, and its runs of all seeds, the one in detail first
 
     Returns
     -------
@@ -937,8 +883,7 @@ def together(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, A
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    runs : of all seeds, the one in detail first
+    params, runs : the page's parameters, and its runs of all seeds, the one in detail first
 
     Returns
     -------
@@ -952,11 +897,10 @@ def together(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, A
 def _averaged(params: Params, runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
     found, faces = [answers(params, run) for run in runs], open_faces()
     together, labels = np.mean([a.probabilities for a in found], axis=0), found[0].labels
-    parts = {"validation": np.ones(len(labels), bool)}
+    parts = {found[0].scores: np.ones(len(labels), bool)}
     if found[0].split == "test":
         split = data.make_split(faces)  # leak-free is the same set for every split
-        free = np.isin(found[0].predictions["image_id"], faces.ids[split.test[split.leak_free]])
-        parts = {"test_official": np.ones(len(labels), bool), "test_leak_free": free}
+        parts["test_leak_free"] = np.isin(found[0].predictions["image_id"], faces.ids[split.test[split.leak_free]])
     return [(name, evaluation.metrics(together[part], labels[part], faces.classes)) for name, part in parts.items()]
 
 
@@ -965,8 +909,7 @@ def selection_optimism(params: Params, runs: Sequence[Run]) -> Table:
 
     Parameters
     ----------
-    params : the page's parameters, of `parameters`
-    runs : of all seeds, the one in detail first
+    params, runs : the page's parameters, and its runs of all seeds, the one in detail first
 
     Returns
     -------

@@ -68,7 +68,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Picture], int]:
         if not path.exists():
             raise DataError(f"IMAGES: {path} does not exist: check the path (a name with blanks goes in quotes).")
         for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
-            if path.is_file() or _is_picture(file):
+            if path.is_file() or _is_picture(file, path):
                 found.setdefault(file.resolve())
             else:
                 left_out += 1
@@ -96,9 +96,9 @@ def _suffixes() -> frozenset[str]:
     return frozenset({*known, *PICTURE_SUFFIXES, *HEIC_SUFFIXES})
 
 
-def _is_picture(file: Path) -> bool:
-    """By its suffix, or by its first bytes; hidden files and what macOS adds are none."""
-    if file.name.startswith(".") or "__MACOSX" in file.parts:
+def _is_picture(file: Path, root: Path) -> bool:
+    """By its suffix, or by its first bytes; what is hidden below the root, and what macOS adds, are none."""
+    if any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(root).parts):
         return False
     if file.suffix.lower() in _suffixes():
         return True

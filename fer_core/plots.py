@@ -10,22 +10,23 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import PolyQuadMesh, QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.image import _ImageBase
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from seaborn.utils import relative_luminance
 
 from fer_core.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, arm_interval, unit, words
@@ -71,7 +72,7 @@ STYLE: Any = {
     "axes.axisbelow": True, "grid.color": "#d9d9d9", "lines.linewidth": 1.8, "axes.xmargin": 0.02,
 }  # fmt: skip
 
-NOTHING: pd.Series = pd.Series(dtype=float)
+Drawn = TypeVar("Drawn", Axes, np.ndarray)
 
 
 @contextmanager
@@ -99,36 +100,17 @@ def palette(classes: Sequence[str]) -> dict[str, str]:
     return {name: own.get(name) or free[rest.index(name) % len(free)] for name in classes}
 
 
-def short(name: str, letters: int = LABEL_LETTERS) -> str:
-    """A name that fits: a longer one keeps its beginning and its end, which tell names of one kind apart.
-
-    Parameters
-    ----------
-    name : of a class
-    letters : how many fit
-
-    Returns
-    -------
-    str
-    """
+def _short(name: str, letters: int = LABEL_LETTERS) -> str:
+    """A name that fits: a longer one keeps its beginning and its end, which tell names of one kind apart."""
     head = (letters - 1) // 2
     return name if len(name) <= letters else f"{name[: letters - 1 - head].rstrip()}…{name[-head:].lstrip()}"
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Names that fit and still differ: those that shortening made equal start with their number, from 1.
-
-    Parameters
-    ----------
-    names : of all classes
-
-    Returns
-    -------
-    list of str
-    """
-    made = [short(name) for name in names]
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Names that fit and still differ: those that shortening made equal start with their number, from 1."""
+    made = [_short(name) for name in names]
     return [
-        name if made.count(name) == 1 else short(f"{number} {full}")
+        name if made.count(name) == 1 else _short(f"{number} {full}")
         for number, (name, full) in enumerate(zip(made, names, strict=True), 1)
     ]
 
@@ -225,7 +207,7 @@ def loss_curves(
     Axes (2,) : losses, learning rate
     """
     figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 4.2), sharex=True, height_ratios=(3, 1))
-    loss = pd.Series(history["validation_loss"].to_numpy(dtype=float), index=history["epoch"].to_list())
+    loss = history.set_index("epoch")["validation_loss"].astype(float)
     finite = loss[np.isfinite(loss)]
     finding = "No epoch has a finite validation loss"
     if len(finite):
@@ -234,22 +216,18 @@ def loss_curves(
             finding += f" and not a number from epoch {loss.index[~np.isfinite(loss)][0]} on"
         elif finite.idxmin() != finite.index[-1]:
             finding += f" and ends at {finite.iloc[-1]:.3f}"
-    _title(figure, finding)
     lines = {"train_loss": ("train", TRAIN, "-"), "validation_loss": ("validation", VALIDATION, "-")}
-    ends = _curves(axes[0], history, others, lines)
     # A first epoch, or one that went astray, must not flatten all others.
     values = pd.concat([history, *others])[list(lines)].to_numpy(dtype=float)
     values = values[np.isfinite(values)]
     axes[0].set_ylabel("loss (nats)")
     if values.size and values.max() > (cut := 3 * float(np.median(values))):
         axes[0].set(ylim=(min(float(values.min()), cut) * 0.9, cut), ylabel=f"loss (nats, cut at {cut:.1f})")
-    _end_labels(axes[0], ends)
-    _selected(axes[0], history, selected_epoch, rule)
+    _curves(axes[0], history, others, lines, selected_epoch, rule)
     _rate(axes[1], history)
     axes[1].set_xlabel(_epoch_label(others))
     figure.align_ylabels(axes)
-    _plotted(figure, "loss_curves", _seeds_table(history, others, ["learning_rate", *lines]))
-    return axes
+    return _finished(axes, finding, "loss_curves", _seeds_table(history, others, ["learning_rate", *lines]))
 
 
 @_styled()
@@ -266,7 +244,7 @@ def accuracy_curves(
     -------
     Axes
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    _, ax = plt.subplots(figsize=(WIDTH, 3.4))
     lines = {"train_accuracy": ("train", TRAIN, "-"), "validation_accuracy": ("validation", VALIDATION, "-")}
     if history["train_clean_accuracy"].notna().any():
         lines["train_clean_accuracy"] = ("train, clean", GREY, "--")
@@ -275,15 +253,11 @@ def accuracy_curves(
     if row["validation_accuracy"].notna().any():
         epoch, train, validation = row[["epoch", "train_accuracy", "validation_accuracy"]].to_numpy(dtype=float)[0]
         finding = f"Validation accuracy is {percent(validation)} at epoch {epoch:.0f}, training "
-        finding += f"{_measured(abs(train - validation), 'points')} {'above' if train >= validation else 'below'} it"
-    _title(figure, finding)
-    ends = _curves(ax, history, others, lines)
-    ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+        finding += f"{_value(abs(train - validation), 'gap')} {'above' if train >= validation else 'below'} it"
+    _curves(ax, history, others, lines, selected_epoch, rule)
+    ax.yaxis.set_major_formatter(_percent_tick)
     ax.set(ylabel="accuracy", xlabel=_epoch_label(others))
-    _end_labels(ax, ends)
-    _selected(ax, history, selected_epoch, rule)
-    _plotted(figure, "accuracy_curves", _seeds_table(history, others, list(lines)))
-    return ax
+    return _finished(ax, finding, "accuracy_curves", _seeds_table(history, others, list(lines)))
 
 
 # -- evaluation
@@ -304,28 +278,22 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Axes:
     """
     n, k = matrix.sum(axis=1), len(classes)
     shares = matrix / np.maximum(n, 1)[:, None]
-    mistakes = np.where(np.eye(k, dtype=bool), 0, shares)
-    true, answer = divmod(int(mistakes.argmax()), k)
+    mistakes = shares * ~np.eye(k, dtype=bool)
+    named = {f"{classes[i]} for {classes[j]}": mistakes[i, j] for i, j in np.argwhere(mistakes)}
     finding = "No image was given a wrong label"
-    if mistakes.max() > 0:
-        share = percent(float(mistakes.max()), 0)
+    if named:
+        alike, share = _alike(named, max, _rounded)
+        true, answer = divmod(int(mistakes.argmax()), k)
         finding = f"{_capital(classes[true])} is most often taken for {classes[answer]} ({share} of {n[true]:,})"
-        alike = [
-            f"{classes[i]} for {classes[j]}"
-            for i, j in np.ndindex(k, k)
-            if mistakes[i, j] > 0 and percent(float(mistakes[i, j]), 0) == share
-        ]
         if len(alike) > 1:
             finding = f"Most often mistaken ({share}): {_listed(alike)}"
-    both = [f"{percent(share, 0)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
+    both = [f"{_rounded(share)}\n{count:,}" for share, count in zip(shares.flat, matrix.flat, strict=True)]
     cells = both, [f"{count}" if count else "" for count in matrix.flat]
-    ax = _heat_map(
-        shares, cells, classes, n, "Purples", (0, 1), ("share of the row, count", "share of the row", "count")
-    )
-    _title(_figure(ax), finding)
+    told = "share of the row, count", "share of the row", "count"
+    ax = _heat_map(shares, cells, classes, n, "Purples", (0, 1), told)
     counts = pd.DataFrame(matrix, columns=[f"predicted {name}" for name in classes])
-    _plotted(_figure(ax), "confusion_matrix", counts.assign(true=list(classes))[["true", *counts.columns]])
-    return ax
+    counts.insert(0, "true", list(classes))
+    return _finished(ax, finding, "confusion_matrix", counts)
 
 
 def _heat_map(
@@ -344,7 +312,7 @@ def _heat_map(
     """
     import seaborn
 
-    k, names = len(classes), short_names(classes)
+    k, names = len(classes), _short_names(classes)
     drawn: np.ndarray | None = np.reshape(cells[0], (k, k))
     high, xlabel = 0.62, told[0]  # of a cell, in inches
     if k >= TOO_MANY_CLASSES:
@@ -358,7 +326,10 @@ def _heat_map(
         xticklabels=names if k < TOO_MANY_CLASSES else False,
         yticklabels=[f"{name} ({count:,})" for name, count in zip(names, n, strict=True)],
     )  # fmt: skip
-    _letter(ax)
+    _figure(ax).set_gid(AS_DRAWN)  # turned for a dark page, half of the cells would lose their letters
+    dark = np.atleast_1d(relative_luminance(np.asarray(ax.collections[0].get_facecolor()))) <= ILLEGIBLE[0]
+    for text, on_dark in zip(ax.texts, dark, strict=False):  # black or white, whichever stands out more
+        text.set_color("white" if on_dark else "black")
     ax.set(xlabel=f"predicted ({xlabel})", ylabel="true (n)")
     ax.tick_params(length=0)
     ax.tick_params(axis="x", rotation=90 if k * max(map(len, names)) > ROW_LETTERS else 0)
@@ -373,14 +344,6 @@ def _legible(name: str) -> ListedColormap:
     good = np.flatnonzero((found <= ILLEGIBLE[0]) | (found >= ILLEGIBLE[1]))
     nearest = [good[np.abs(good - place).argmin()] for place in range(len(colours))]
     return ListedColormap(colours[nearest])
-
-
-def _letter(ax: Axes) -> None:
-    """Black or white letters in a heat map's cells, whichever stand out more; on a dark page it stays as it is."""
-    _figure(ax).set_gid(AS_DRAWN)  # turned for a dark page, half of the cells would lose their letters
-    dark = np.atleast_1d(relative_luminance(np.asarray(ax.collections[0].get_facecolor()))) <= ILLEGIBLE[0]
-    for text, on_dark in zip(ax.texts, dark if ax.texts else (), strict=True):
-        text.set_color("white" if on_dark else "black")
 
 
 @_styled()
@@ -398,27 +361,22 @@ def class_bars(metrics: Mapping[str, Any], leak_free: Mapping[str, Any] | None =
     """
     table = pd.DataFrame(metrics["classes"]).T[["n", "precision", "recall", "f1"]].astype(float)
     recall = table["recall"].dropna()
-    worst = _alike(recall, min, lambda share: percent(share, 0))
-    lowest = percent(float(recall.min()), 0)
+    worst, lowest = _alike(recall, min, _rounded)
     counted = f", n\u00a0=\u00a0{table['n'][worst[0]]:,.0f}" if len(worst) == 1 else ""
     free = pd.DataFrame(leak_free["classes"]).T.loc[table.index, table.columns].astype(float) if leak_free else None
     if free is not None and len(worst) == 1:
-        counted += f"; without copies {percent(free['recall'][worst[0]], 0)}, n\u00a0=\u00a0{free['n'][worst[0]]:,.0f}"
+        counted += f"; without copies {_rounded(free['recall'][worst[0]])}, n\u00a0=\u00a0{free['n'][worst[0]]:,.0f}"
     finding = f"{_capital(_listed(worst))} recall is lowest ({lowest}{counted})"
     if len(worst) == len(recall):
         finding = f"Recall is {lowest} for every class"
     elif len(worst) > 1 and not recall[worst].any():
         finding = f"{len(worst)} of {len(recall)} classes have no recall at all: {_listed(worst, 5)}"
-    names = short_names([str(name) for name in table.index])
-    labels = [f"{name} ({n:,.0f})" for name, n in zip(names, table["n"], strict=True)]
-    columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
-    rings = None if free is None else free[list(columns)].rename(columns=columns)
-    axes = _bars(table[list(columns)].rename(columns=columns), finding, labels, shares=True, rings=rings)
+    axes = _bars(table[["precision", "recall", "f1"]], shares=True, n=table["n"], rings=free)
+    axes[2].set_title("F1")
     if free is not None:
         axes[0].set_xlabel("○ without copies")
         table = table.join(free.add_suffix("_leak_free"))
-    _plotted(_figure(axes), "class_bars", table.rename_axis("class").reset_index())
-    return axes
+    return _finished(axes, finding, "class_bars", table.rename_axis("class").reset_index())
 
 
 @_styled()
@@ -436,14 +394,12 @@ def class_recalls(table: pd.DataFrame) -> np.ndarray:
     change = (table.iloc[:, -1] - table.iloc[:, 0]).dropna().astype(float)
     finding = "No recall can be compared"
     if len(change):
-        names = _alike(change.abs(), max, lambda share: _signed(share * 100, 1))
+        names, _ = _alike(change.abs(), max, lambda share: _signed(share * 100, 1))
         changes = " and ".join(dict.fromkeys(_signed(change[name] * 100, 1) for name in names))
         finding = f"Recall changes most for {_listed(names)}: {changes} points with {table.columns[-1]}"
         if not change.any():
             finding = f"{_capital(str(table.columns[-1]))} changes no class's recall"
-    axes = _bars(table, finding, short_names([str(name) for name in table.index]), shares=True)
-    _plotted(_figure(axes), "class_recalls", table.rename_axis("class").reset_index())
-    return axes
+    return _finished(_bars(table, shares=True), finding, "class_recalls", table.rename_axis("class").reset_index())
 
 
 @_styled()
@@ -467,7 +423,6 @@ def reliability(table: pd.DataFrame, scaled: pd.DataFrame, temperature: float, i
         lead = float(np.average(filled["confidence"] - filled["accuracy"], weights=filled["n"])) * 100
         finding = f"{'Over' if lead > 0 else 'Under'}confident by {abs(lead):.1f} points on average "
         finding += f"(ECE {percent(error)}; {percent(calibration_error(scaled))} at temperature {temperature:.2f})"
-    _title(figure, finding)
     axes[0].plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfectly calibrated")
     drawn = table[table["n"] >= FEW_IMAGES]
     axes[0].plot(drawn["confidence"], drawn["accuracy"], "o-", color=VALIDATION, markersize=5, label="as trained")
@@ -482,13 +437,12 @@ def reliability(table: pd.DataFrame, scaled: pd.DataFrame, temperature: float, i
     axes[1].bar(table["low"], table["n"], width, align="edge", color=VALIDATION, edgecolor="white")
     axes[1].stairs(scaled["n"], [*scaled["low"], scaled["high"].iloc[-1]], color=TRAIN, linewidth=1.5)
     axes[1].set(ylabel="images", xlabel="confidence (probability of the answer)")
-    axes[1].yaxis.set_major_formatter(FuncFormatter(_count_tick))
-    axes[0].yaxis.set_major_formatter(FuncFormatter(_percent_tick))
-    axes[1].xaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    axes[1].yaxis.set_major_formatter(_count_tick)
+    axes[0].yaxis.set_major_formatter(_percent_tick)
+    axes[1].xaxis.set_major_formatter(_percent_tick)
     figure.align_ylabels(axes)
-    both = [table.assign(temperature=1.0), scaled.assign(temperature=temperature)]
-    _plotted(figure, "reliability", pd.concat(both))
-    return axes
+    both = pd.concat([table.assign(temperature=1.0), scaled.assign(temperature=temperature)])
+    return _finished(axes, finding, "reliability", both)
 
 
 @_styled()
@@ -538,8 +492,7 @@ def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> A
     -------
     Axes
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(table)))
-    _title(figure, finding)
+    _, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(table)))
     for y, row in enumerate(table.to_dict("records")):
         value, low, high = float(row["value"]), float(row["low"]), float(row["high"])
         colour, fill = (VALIDATION, VALIDATION) if row.get("ours", True) else (GREY, "white")
@@ -550,9 +503,9 @@ def accuracies(table: pd.DataFrame, finding: str, xlabel: str = "accuracy") -> A
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
     ax.margins(x=0.06)
     _rows(ax, [str(name) for name in table["name"]], xlabel)
-    ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
-    _plotted(figure, "accuracies", table.assign(name=table["name"].astype(str).str.replace("\n", " ")))
-    return ax
+    ax.xaxis.set_major_formatter(_percent_tick)
+    plotted = table.assign(name=table["name"].astype(str).str.replace("\n", " "))
+    return _finished(ax, finding, "accuracies", plotted)
 
 
 # -- data
@@ -570,20 +523,17 @@ def class_counts(counts: pd.DataFrame) -> np.ndarray:
     -------
     Axes (splits,)
     """
-    first = counts.iloc[:, 0]
-    most, least = (_alike(first, extreme, str) for extreme in (max, min))
-    split, have = counts.columns[0], "has" if len(most) == 1 else "have"
-    finding = f"{_capital(_listed(least))} {'has' if len(least) == 1 else 'have'} no {split} image, "
-    finding += f"{_listed(most)} {have} {first.max():,}"
+    split, first = counts.columns[0], counts.iloc[:, 0]
+    (most, _), (least, _) = (_alike(first, extreme, str) for extreme in (max, min))
+    have, lack = ("has" if len(names) == 1 else "have" for names in (most, least))
     if first.min() == first.max():
         finding = f"All classes have {first.max():,} {split} images each"
     elif first.min():
         finding = f"{_capital(_listed(most))} {have} {first.max() / first.min():.1f} times as many {split} images "
-        finding += f"as {_listed(least)} "
-        finding += f"({first.max():,} against {first.min():,})"
-    axes = _bars(counts, finding, short_names([str(name) for name in counts.index]))
-    _plotted(_figure(axes), "class_counts", counts.rename_axis("class").reset_index())
-    return axes
+        finding += f"as {_listed(least)} ({first.max():,} against {first.min():,})"
+    else:
+        finding = f"{_capital(_listed(least))} {lack} no {split} image, {_listed(most)} {have} {first.max():,}"
+    return _finished(_bars(counts), finding, "class_counts", counts.rename_axis("class").reset_index())
 
 
 @_styled()
@@ -604,11 +554,11 @@ def mean_faces(means: np.ndarray, classes: Sequence[str], counts: Sequence[int])
     most, least = classes[int(np.argmax(spread))], classes[int(np.argmin(spread))]
     titles = [f"{name}\n{n:,}" for name, n in zip(classes, counts, strict=True)]
     finding = f"The mean face of {most} has the most contrast, that of {least} the least"
-    axes = _grid(means, titles, finding)
+    axes = images_grid(means, titles, finding)
     if not any(0 < n < FEW_FACES for n in counts):
         _figure(axes).set_gid(NO_FACES)
-    _plotted(_figure(axes), "mean_faces", pd.DataFrame({"class": list(classes), "n": counts, "contrast": spread}))
-    return axes
+    table = pd.DataFrame({"class": list(classes), "n": counts, "contrast": spread})
+    return _finished(axes, finding, "mean_faces", table)
 
 
 @_styled()
@@ -625,14 +575,13 @@ def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) ->
     -------
     Axes (2,)
     """
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
+    _, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
     low, high = np.percentile(brightness, [5, 95])
     finding = f"Nine in ten images have a mean grey of {low:.0f} to {high:.0f}; {flat} "
-    _title(figure, finding + f"{'image has' if flat == 1 else 'images have'} next to no contrast")
+    finding += f"{'image has' if flat == 1 else 'images have'} next to no contrast"
     bins = []
-    for ax, values, label in zip(
-        axes, (brightness, contrast), ("mean grey", "standard deviation of grey"), strict=True
-    ):
+    drawn = {"mean grey": brightness, "standard deviation of grey": contrast}
+    for ax, (label, values) in zip(axes, drawn.items(), strict=True):
         middle = float(np.median(values))
         n, edges, _ = ax.hist(values, bins=40, color=VALIDATION)
         bins.append(pd.DataFrame({"of": label, "low": edges[:-1], "high": edges[1:], "images": n}))
@@ -640,9 +589,8 @@ def pixel_statistics(brightness: np.ndarray, contrast: np.ndarray, flat: int) ->
         ax.text(middle, 1.01, f"median {middle:.0f}", transform=ax.get_xaxis_transform(), ha="center", va="bottom")
         ax.set_xlabel(f"{label} (0–255)")
     axes[0].set_ylabel("images")
-    axes[0].yaxis.set_major_formatter(FuncFormatter(_count_tick))
-    _plotted(figure, "pixel_statistics", pd.concat(bins))
-    return axes
+    axes[0].yaxis.set_major_formatter(_count_tick)
+    return _finished(axes, finding, "pixel_statistics", pd.concat(bins))
 
 
 @_styled()
@@ -657,40 +605,55 @@ def near_copy_curve(table: pd.DataFrame) -> Axes:
     -------
     Axes
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    _, ax = plt.subplots(figsize=(WIDTH, 3.2))
     table = table.sort_values("threshold").reset_index(drop=True)
     row = table.iloc[int(np.argmin(np.abs(table["threshold"] - 0.98)))].astype(float)
     finding = f"{row['n']:,.0f} more test images have a near copy above {row['threshold']:g}"
     if np.isfinite(row["agreement"]):
-        finding += f"; {percent(row['agreement'], 0)} of the pairs share their label"
-    _title(figure, finding)
+        finding += f"; {_rounded(row['agreement'])} of the pairs share their label"
     ends = []
     for column, label, colour in (("n", "as it stands", VALIDATION), ("mirrored", "mirrored", GREY)):
         ax.plot(table["threshold"], table[column], "o-", color=colour, markersize=4)
         ends.append((float(table[column].iloc[0]), label, colour))
     ax.invert_xaxis()  # the strictest on the left, so that the count rises to the right, where the labels stand
     ax.set(xlabel="similarity asked for (cosine of mean-free pixels)", ylabel="test images", ylim=(0, None))
-    ax.yaxis.set_major_formatter(FuncFormatter(_count_tick))
+    ax.yaxis.set_major_formatter(_count_tick)
     _end_labels(ax, ends)
-    _plotted(figure, "near_copies", table)
-    return ax
+    return _finished(ax, finding, "near_copies", table)
 
 
 @_styled()
-def images_grid(images: np.ndarray, titles: Sequence[str], finding: str = "") -> np.ndarray:
-    """Single faces, marked as such, with a title each: Axes (n,).
+def images_grid(images: np.ndarray, titles: Sequence[str], finding: str = "", columns: int = 8) -> np.ndarray:
+    """Images with a title each, taken for single faces unless marked otherwise: Axes (n,).
 
     Parameters
     ----------
-    images : uint8 (n, h, w) grey or (n, h, w, 3), 0–255
+    images : uint8 (n, h, w) grey or (n, h, w, 3), 0–255; of means float
     titles : n strings; ten letters a line are shown, longer ones are shortened
     finding : the title
+    columns : images side by side, at most
 
     Returns
     -------
     Axes (n,)
     """
-    return _grid(images, titles, finding)
+    # Few images do not grow into posters, and none leaves a low empty place; the title has the whole width anyway.
+    columns = max(min(columns, len(images)), 4) if len(images) else 8
+    if not len(images):
+        images, titles = np.full((1, 8, 8), 255, np.uint8), [""]
+    rows = -(-len(images) // columns)
+    lines = max(text.count("\n") + 1 for text in titles)
+    side = WIDTH / columns
+    height = rows * (side * 0.9 + 0.16 * lines + 0.1) + 0.2 * -(-len(finding) // TITLE_LETTERS) + 0.1
+    _, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for ax, image, text in zip(axes.flat, images, titles, strict=False):
+        # A mean of colour pictures is float, which would be taken for 0 … 1.
+        ax.imshow(image.astype(np.uint8) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=255)
+        ax.set_title("\n".join(_short(line, int(13.4 * side)) for line in text.split("\n")), fontsize=9)
+    return _finished(axes.ravel()[: len(images)], finding)
 
 
 @_styled()
@@ -716,8 +679,7 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
     }
     finding = "No class has enough right and wrong answers to compare where they look"
     if likeness:
-        high, low = (_minus(f"{extreme(likeness.values()):.2f}") for extreme in (max, min))
-        most, least = (_listed(_alike(likeness, extreme, "{:.2f}".format)) for extreme in (max, min))
+        (most, high), (least, low) = _extremes(likeness, lambda r: _minus(f"{r:.2f}"))
         finding = f"Right and wrong answers draw on the same places most for {most} (r = {high})"
         finding += f", least for {least} ({low})"
         if len(likeness) == 1:
@@ -727,15 +689,12 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
     # The strongest of all means is 1: every map is rescaled alike, so that they can be compared.
     heat = heat / max(float(heat[drawn].max(initial=0)), np.finfo(np.float32).tiny)
     above = [f"{name}\nn = {n:,}" for name, n in zip(classes, counts[0], strict=True)]
-    axes = _two_rows(means, [above, [f"n = {n:,}" for n in counts[1]]], finding)
-    for ax, shown, face, warmth in zip(
-        axes.flat, drawn.flat, means.reshape(-1, *means.shape[2:]), heat.reshape(-1, *heat.shape[2:]), strict=True
-    ):
-        ax.images[0].remove()
+    axes = _two_rows(means.astype(np.uint8), [above, [f"n = {n:,}" for n in counts[1]]], finding)
+    for ax, shown, warmth in zip(axes.flat, drawn.flat, heat.reshape(-1, *heat.shape[2:]), strict=True):
         if shown:
-            ax.imshow(face.astype(np.uint8), cmap="gray", vmin=0, vmax=255)
             ax.imshow(warmth, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.clip(warmth, 0, 1))
         else:
+            ax.images[0].remove()
             ax.text(0.5, 0.5, "too few", transform=ax.transAxes, ha="center", va="center", color=GREY)
     told = "Yellow: most decisive for the answer, violet: less, grey: hardly"
     told += f"\neach picture: mean of at most {int(counts.max(initial=0)):,} images"
@@ -747,8 +706,8 @@ def attention(means: np.ndarray, heat: np.ndarray, counts: np.ndarray, classes: 
         for ax in axes[row, :: _across(len(classes))]:
             ax.set_ylabel(word)
     table = pd.DataFrame({"answer": list(classes), "right": counts[0], "wrong": counts[1]})
-    _plotted(_figure(axes), "attention", table.assign(likeness=[likeness.get(name, np.nan) for name in classes]))
-    return axes
+    table["likeness"] = [likeness.get(name, np.nan) for name in classes]
+    return _finished(axes, finding, "attention", table)
 
 
 def _across(k: int) -> int:
@@ -759,18 +718,17 @@ def _across(k: int) -> int:
 def _two_rows(images: np.ndarray, titles: Sequence[Sequence[str]], finding: str) -> np.ndarray:
     """Pairs of images (2, k, …), one above the other, in as many lines as k classes need: Axes (2, k)."""
     k, across = images.shape[1], _across(images.shape[1])
-    columns = max(across, 4)
-    lines = -(-k // across)
-    blank = np.full((2, lines, columns, *images.shape[2:]), 255, images.dtype)
-    words = np.full((2, lines, columns), "", object)
-    places = [divmod(i, across) for i in range(k)]
-    for i, place in enumerate(places):
-        blank[:, *place] = images[:, i]
-        words[:, *place] = [row[i] for row in titles]
-    whole = blank.swapaxes(0, 1).reshape(-1, *images.shape[2:])
-    axes = _grid(whole, list(words.swapaxes(0, 1).ravel()), finding, columns)
+    columns, lines = max(across, 4), -(-k // across)
+    line, column = np.divmod(np.arange(k), across)
+
+    def laid_out(values: np.ndarray, blank: Any) -> np.ndarray:
+        grid = np.full((2, lines, columns, *values.shape[2:]), blank, values.dtype)
+        grid[:, line, column] = values
+        return grid.swapaxes(0, 1).reshape(-1, *values.shape[2:])  # (2, lines, columns, …) -> (n, …)
+
+    axes = images_grid(laid_out(images, 255), laid_out(np.array(titles, object), "").tolist(), finding, columns)
     axes = axes.reshape(lines, 2, columns).swapaxes(0, 1)
-    used = np.array([[axes[row, *place] for place in places] for row in (0, 1)])
+    used = axes[:, line, column]  # (2, k)
     for ax in set(axes.flat) - set(used.flat):
         ax.set_visible(False)
     return used
@@ -794,7 +752,7 @@ def augmentation_grid(image: np.ndarray, variants: np.ndarray, name: str = "One 
     change = np.abs(variants.astype(float) - image.astype(float)).mean()
     finding = f"{name} in {len(variants)} epochs: its pixels change by {change:.0f} of 255 on average"
     titles = ["original", *(str(epoch) for epoch in range(1, len(variants) + 1))]
-    axes = _grid(np.concatenate([image[None], variants]), titles, finding)
+    axes = images_grid(np.concatenate([image[None], variants]), titles, finding)
     axes[0].spines[:].set(visible=True, color=INK, linewidth=2)
     if mean_of >= FEW_FACES:
         _figure(axes).set_gid(NO_FACES)
@@ -818,7 +776,7 @@ def arm_curves(
     Parameters
     ----------
     arms : {name: histories of its seeds}
-    column : of history.csv, or gap
+    column : an accuracy or a loss of history.csv, or gap
     band : whether the range over seeds is drawn as a band
     levels : {words: value} to be seen beside the curves, dashed
 
@@ -826,21 +784,15 @@ def arm_curves(
     -------
     Axes
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    _, ax = plt.subplots(figsize=(WIDTH, 3.6))
     for text, level in (levels or {}).items():
         ax.axhline(level, color=GREY, linestyle="--", linewidth=1)
         ax.annotate(
             text, (0.995, level), (0, 2), ax.get_yaxis_transform(), "offset points", ha="right", color=GREY, fontsize=9
         )
-    name = column.replace("_", " ")
-    ends: list[tuple[float, str, str]] = []
-    tables = {
-        arm: pd.concat(
-            [run.set_index("epoch")[column].astype(float) for run in histories if len(run)] or [NOTHING], axis=1
-        )
-        for arm, histories in arms.items()
-    }
+    tables = {arm: _side_by_side(histories, column) for arm, histories in arms.items()}
     means = {arm: table.mean(axis=1).dropna() for arm, table in tables.items()}
+    ends: list[tuple[float, str, str]] = []
     kinds: dict[str, tuple[str, str]] = {}
     for i, (arm, table) in enumerate(tables.items()):
         colour, turn = ARM_COLOURS[i % len(ARM_COLOURS)], i // len(ARM_COLOURS) % len(ARM_STYLES)
@@ -850,40 +802,30 @@ def arm_curves(
         twins = [other for other in means if mean.equals(means[other])]
         place, many = twins.index(arm), len(twins)
         thick, thin = (style if many == 1 else (n * place, (n, n * (many - 1))) for n in (5, 14))
-        if band and table.shape[1] > 1:
+        if not band:
+            ax.plot(table.index, table.to_numpy(), linestyle=thin, color=colour, linewidth=0.9, alpha=0.65)
+        elif table.shape[1] > 1:
             ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18, linewidth=0)
-        for _, row in () if band else table.items():
-            ax.plot(row.index, row, linestyle=thin, color=colour, linewidth=0.9, alpha=0.65)
         if len(mean):
             size = 6 + 2.5 * (many - 1 - place)
             kind: Any = {"linestyle": thick, "marker": kinds[arm][1], "markersize": size}
             ax.plot(mean.index, mean, color=colour, linewidth=2.2, **kind)
             ends.append((float(mean.iloc[-1]), arm, colour))
-    kind = "%" if column.endswith("accuracy") else "points" if column == "gap" else "nats"
+    name = column.replace("_", " ")
     finding = f"No arm has a {name}"
     if ends:
-        last_values = {arm: value for value, arm, _ in ends}
-        high, low = (_measured(extreme(last_values.values()), kind) for extreme in (max, min))
-        first, last = (
-            _arms(_alike(last_values, extreme, lambda value: _measured(value, kind))) for extreme in (max, min)
-        )
+        values = {arm: value for value, arm, _ in ends}
+        (first, high), (last, low) = _extremes(values, partial(_value, metric=column), _arms)
         finding = f"{_capital(name)} ends highest with {first} ({high}), lowest with {last} ({low})"
         if high == low:
             finding = f"{_capital(name)} ends at {high}" + f" with {first}" * (len(arms) > 1)
-    _title(figure, finding)
-    if kind != "nats":
-        ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick if kind == "%" else _points_tick))
-    ax.set(xlabel="epoch", ylabel=name if kind == "%" else f"{name} ({kind})")
+    ax.set_xlabel("epoch")
+    _metric_axis(ax, column)
     _epochs(ax)
     _end_labels(ax, ends, kinds)
-    parts = [
-        history[["epoch", column]].assign(arm=arm, run=n)
-        for arm, runs in arms.items()
-        for n, history in enumerate(runs)
-    ]
-    if parts:
-        _plotted(figure, f"arms_{column}", pd.concat(parts)[["arm", "run", "epoch", column]])
-    return ax
+    plotted = ["arm", "run", "epoch", column]
+    parts = [run.assign(arm=arm, run=n)[plotted] for arm, runs in arms.items() for n, run in enumerate(runs)]
+    return _finished(ax, finding, f"arms_{column}", pd.concat(parts) if parts else None)
 
 
 @_styled()
@@ -904,13 +846,10 @@ def arm_values(table: pd.DataFrame, metric: str) -> Axes:
     known = {arm: mean for arm, mean in means.items() if mean is not None}
     finding = f"No run has a value of {words(metric)}"
     if known:
-        high, low = (_value(extreme(known.values()), metric) for extreme in (max, min))
-        first, last = (_arms(_alike(known, extreme, lambda value: _value(value, metric))) for extreme in (max, min))
+        (first, high), (last, low) = _extremes(known, partial(_value, metric=metric), _arms)
         finding = f"{_capital(words(metric))} is {high}" + f" with {first}" * (len(groups) > 1)
         finding += f", {low} with {last}" if high != low else ""
-    ax = _dot_rows(groups, finding, metric)
-    _plotted(_figure(ax), f"arms_{metric}", table)
-    return ax
+    return _finished(_dot_rows(groups, metric), finding, f"arms_{metric}", table)
 
 
 @_styled()
@@ -928,9 +867,9 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     -------
     Axes
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.5 * len(table)))
+    _, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.5 * len(table)))
     counts = [f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in table["verdict"].value_counts().items()]
-    _title(figure, f"Of {len(table)} claims " + ", ".join(counts))
+    finding = f"Of {len(table)} claims " + ", ".join(counts)
     numbers = table[["effect", "low", "high", "threshold"]].astype(float).to_numpy()
     words = zip(table["verdict"].astype(str), table["told"], table["by_another"], numbers, strict=True)
     for y, (verdict, told, by_another, (effect, low, high, threshold)) in enumerate(words):
@@ -951,8 +890,7 @@ def claim_effects(table: pd.DataFrame) -> Axes:
     ax.set(xlim=(-1.08, 1.08), xticks=[])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    _plotted(figure, "claims", table[["claim", "effect", "low", "high", "threshold", "verdict"]])
-    return ax
+    return _finished(ax, finding, "claims", table[["claim", "effect", "low", "high", "threshold", "verdict"]])
 
 
 # -- comparisons
@@ -986,18 +924,16 @@ def confusion_difference(first: np.ndarray, second: np.ndarray, classes: Sequenc
         alike[true] &= np.sign(change[true]) == np.sign(change[true, answer])  # of two classes one mirrors the other
         others = int(alike.sum()) - 1
         finding += f"; {others} other{' cell changes' if others == 1 else ' cells change'} as much" if others else ""
-    counts = pd.DataFrame(second - first, columns=[f"{name} (change)" for name in classes])
     pairs = list(zip(change.flat, (second - first).flat, strict=True))
     both = [f"{_signed(share * 100, 1)}\n{_signed(count, 0)}" if count else "·" for share, count in pairs]
     cells = both, [_signed(count, 0) if count else "" for _, count in pairs]
     top = 1.6 * max(float(np.abs(change).max()), 0.01)
     told = "change in points of the row, in images", "points of the row", "images"
     ax = _heat_map(change, cells, classes, n, "PuOr", (-top, top), told)
-    _title(_figure(ax), finding)
-    _plotted(
-        _figure(ax), "confusion_difference", counts.assign(true=list(classes), n=n)[["true", "n", *counts.columns]]
-    )
-    return ax
+    counts = pd.DataFrame(second - first, columns=[f"{name} (change)" for name in classes])
+    counts.insert(0, "true", list(classes))
+    counts.insert(1, "n", n)
+    return _finished(ax, finding, "confusion_difference", counts)
 
 
 @_styled()
@@ -1017,13 +953,11 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
     spans = (wide.max(axis=1) - wide.min(axis=1)).dropna()
     finding = "No recall can be compared"
     if len(spans):
-        name, *others = _alike(spans, max, lambda share: percent(share, 0))
+        (name, *others), _ = _alike(spans, max, _rounded)
         (low, worst), *_, (high, best) = sorted((float(wide.loc[name, arm]), arm) for arm in arms)
-        finding = f"Recall differs most for {name}: {percent(high, 0)} with {best}, {percent(low, 0)} with {worst}"
+        finding = f"Recall differs most for {name}: {_rounded(high)} with {best}, {_rounded(low)} with {worst}"
         finding += f"; just as much for {_listed(others)}" if others else ""
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.22 * len(classes) * (len(arms) + 0.8)))
-    _title(figure, finding)
-    _plotted(figure, "recall_intervals", table)
+    _, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.22 * len(classes) * (len(arms) + 0.8)))
     step = 0.8 / len(arms)
     for place, arm in enumerate(arms):
         rows = table[table["arm"] == arm]
@@ -1033,9 +967,9 @@ def recall_intervals(table: pd.DataFrame) -> Axes:
         ax.plot(rows["value"], y, "oDs^vP"[place % 6], color=colour, markersize=6, linestyle="none", label=arm)
     counts = table.drop_duplicates("class").set_index("class")["n"]
     _rows(ax, [f"{name} ({counts[name]:,})" for name in classes], "recall (95 % interval over images)")
-    ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    ax.xaxis.set_major_formatter(_percent_tick)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(arms), 2), frameon=False, borderaxespad=0.2)
-    return ax
+    return _finished(ax, finding, "recall_intervals", table)
 
 
 # -- a sweep
@@ -1055,25 +989,24 @@ def best_so_far(scores: Sequence[float | None], metric: str) -> Axes:
     Axes
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.2))
-    values = np.array([np.nan if score is None else score for score in scores], dtype=float)
-    best = np.fmin.accumulate(values) if _lower_is_better(metric) else np.fmax.accumulate(values)
+    values, extreme = np.array(scores, dtype=float), min if metric.endswith("loss") else max
     finding = "No trial was trained to its end"
     if len(known := np.flatnonzero(np.isfinite(values))):
-        top = [str(place) for place in known if _score(values[place], metric) == _score(best[-1], metric)]
+        top, score = _alike({str(n): values[n] for n in known}, extreme, partial(_value, metric=metric))
         named = f"Trial {top[0]} is" if len(top) == 1 else f"Trials {_listed(top)} are"
-        finding = f"{named} the best of {len(values)}: {metric.replace('_', ' ')} {_score(best[-1], metric)}"
+        finding = f"{named} the best of {len(values)}: {metric.replace('_', ' ')} {score}"
+        best = (np.fmin if extreme is min else np.fmax).accumulate(values)
         ax.plot(best, drawstyle="steps-post", color=VALIDATION, label="best so far")
         ax.plot(known, values[known], "o", color=ARM_COLOURS[1], label="trained to the end")
     without = np.flatnonzero(~np.isfinite(values))
     if len(without):
         at = ax.get_xaxis_transform()
         ax.plot(without, np.full(len(without), 0.02), "x", color=GREY, transform=at, label="given up or failed")
-    _title(figure, finding)
-    ax.set(xlabel="trial", ylabel=_score_label(metric), xlim=(-0.5, len(values) - 0.5))
-    _score_axis(ax, metric)
+    ax.set(xlabel="trial", xlim=(-0.5, len(values) - 0.5))
+    _metric_axis(ax, metric)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
-    return ax
+    return _finished(ax, finding)
 
 
 @_styled()
@@ -1091,14 +1024,11 @@ def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], 
     -------
     Axes
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    _, ax = plt.subplots(figsize=(WIDTH, 3.4))
     epochs = max(map(len, curves), default=0)
     saved = sum(epochs - len(curve) for curve, early in zip(curves, pruned, strict=True) if early)
-    _title(
-        figure,
-        f"{sum(pruned)} of {len(curves)} trials were given up early"
-        + (f", which saved {saved} of {len(curves) * epochs} epochs" if any(pruned) else ""),
-    )
+    finding = f"{sum(pruned)} of {len(curves)} trials were given up early"
+    finding += f", which saved {saved} of {len(curves) * epochs} epochs" if any(pruned) else ""
     for place, (curve, given_up) in enumerate(zip(curves, pruned, strict=True)):
         x, y = list(curve), list(curve.values())
         colour, width = (VALIDATION, 2.4) if place == best else (GREY if given_up else ARM_COLOURS[1], 1.0)
@@ -1106,12 +1036,12 @@ def trial_curves(curves: Sequence[Mapping[int, float]], pruned: Sequence[bool], 
         ax.plot(x, y, color=colour, linewidth=width, marker=marker, markersize=3, zorder=3 if place == best else 2)
         if given_up and x:
             ax.plot(x[-1], y[-1], "x", color=GREY, markersize=7)
-    ax.set(xlabel="epoch", ylabel=_score_label(metric))
-    _score_axis(ax, metric)
+    ax.set_xlabel("epoch")
+    _metric_axis(ax, metric)
     _epochs(ax)
     if best is not None and curves[best]:
         _end_labels(ax, [(list(curves[best].values())[-1], f"trial {best}", VALIDATION)])
-    return ax
+    return _finished(ax, finding)
 
 
 @_styled()
@@ -1126,18 +1056,17 @@ def importances(shares: Mapping[str, float]) -> Axes:
     -------
     Axes
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.4 * len(shares)))
+    _, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.4 * len(shares)))
     ranked = sorted(shares.items(), key=lambda item: -item[1])
-    most = _alike(shares, max, lambda share: percent(share, 0))
+    most, highest = _alike(shares, max, _rounded)
     word = "matters" if len(most) == 1 else "matter"
-    _title(figure, f"{_listed(most)} {word} most for reaching the best quarter ({percent(ranked[0][1], 0)})")
     for y, (_, share) in enumerate(ranked):
         ax.barh(y, share, color=ARM_COLOURS[0], height=0.6)
-        ax.text(share + 0.015, y, percent(share, 0), va="center")
+        ax.text(share + 0.015, y, _rounded(share), va="center")
     _rows(ax, [name for name, _ in ranked], "share of the importance")
     ax.set_xlim(0, 1.1)
-    ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
-    return ax
+    ax.xaxis.set_major_formatter(_percent_tick)
+    return _finished(ax, f"{_listed(most)} {word} most for reaching the best quarter ({highest})")
 
 
 @_styled()
@@ -1158,13 +1087,13 @@ def parallel_coordinates(
     -------
     Axes
     """
-    values = np.array([np.nan if score is None else score for score in scores], dtype=float)
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.8))
+    values = np.array(scores, dtype=float)
+    _, ax = plt.subplots(figsize=(WIDTH, 3.8))
     columns = [_unit_axis(table[name], name in logs) for name in table.columns]
-    columns.append(_unit_axis(pd.Series(values), False, lambda value: _score(value, metric)))
+    columns.append(_unit_axis(pd.Series(values), False, partial(_value, metric=metric)))
     places = np.stack([heights for heights, _ in columns], axis=1)  # (trials, parameters + 1), 0 to 1
     spread = columns[-1][0]
-    good = np.nan_to_num(1 - spread if _lower_is_better(metric) else spread)
+    good = np.nan_to_num(1 - spread if metric.endswith("loss") else spread)
     colours = plt.get_cmap("viridis_r")(0.15 + 0.85 * good)  # its palest yellow would be lost on white
     for row, heights in enumerate(places):
         known = bool(np.isfinite(values[row]))
@@ -1178,23 +1107,21 @@ def parallel_coordinates(
     if best is not None:
         stated = ", ".join(f"{name} {_plain(table[name].iloc[best])}" for name in table.columns)
         finding = f"The best trial has {stated}"
-    _title(figure, finding)
     names = ["\n".join(textwrap.wrap(name.replace("_", " "), 14)) for name in (*table.columns, metric)]
     ax.set(xticks=range(len(names)), xticklabels=names, yticks=[], ylim=(-0.05, 1.05), xlim=(-0.1, len(names) - 0.75))
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    return ax
+    return _finished(ax, finding)
 
 
 def _unit_axis(
     column: pd.Series, log: bool, text: Callable[[float], str] | None = None
 ) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """Values as heights from 0 to 1, and the ticks (height, text) beside the axis."""
-    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    if not numeric:
-        words = sorted({_plain(value) for value in column})
-        heights = np.array([words.index(_plain(value)) for value in column], dtype=float) / max(len(words) - 1, 1)
-        return heights, [(i / max(len(words) - 1, 1), word) for i, word in enumerate(words)]
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        words, places = np.unique([_plain(value) for value in column], return_inverse=True)
+        top = max(len(words) - 1, 1)
+        return places / top, [(i / top, str(word)) for i, word in enumerate(words)]
     values = column.to_numpy(dtype=float)
     scaled = np.log(values) if log else values
     finite = scaled[np.isfinite(scaled)]
@@ -1210,23 +1137,6 @@ def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _lower_is_better(metric: str) -> bool:
-    return metric.endswith("loss")
-
-
-def _score(value: float, metric: str) -> str:
-    return _measured(float(value), "nats" if _lower_is_better(metric) else "%")
-
-
-def _score_label(metric: str) -> str:
-    return metric.replace("_", " ") + (" (nats)" if _lower_is_better(metric) else "")
-
-
-def _score_axis(ax: Axes, metric: str) -> None:
-    if not _lower_is_better(metric):
-        ax.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
-
-
 # -- what the figures are drawn with
 
 
@@ -1234,7 +1144,10 @@ def _figure(axes: Axes | np.ndarray) -> Figure:
     return np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
 
 
-def _title(figure: Figure, finding: str) -> None:
+def _finished(axes: Drawn, finding: str, name: str = "", plotted: pd.DataFrame | None = None) -> Drawn:
+    """Give the figure its title and leave with it what it was drawn from, for `show` to put beside the page."""
+    figure = _figure(axes)
+    vars(figure)["plotted"] = (name, plotted)
     # Left-aligned over the whole figure: long labels beside the axes would push an axes' own title out of it.
     if finding:
         wrap = partial(textwrap.wrap, finding, break_on_hyphens=False)
@@ -1243,17 +1156,18 @@ def _title(figure: Figure, finding: str) -> None:
         while width > 20 and len(wrap(width - 1)) == count:
             width -= 1  # lines of about the same length: no single word on the last one
         figure.suptitle("\n".join(wrap(width)), x=0.012, ha="left")
+    return axes
 
 
-def _percent_tick(share: float, _: int | None = None) -> str:
+def _percent_tick(share: float, _: float | None = None) -> str:
     return f"{_points_tick(share)}\u00a0%"
 
 
-def _count_tick(count: float, _: int | None = None) -> str:
+def _count_tick(count: float, _: float | None = None) -> str:
     return f"{count:,g}"
 
 
-def _points_tick(share: float, _: int | None = None) -> str:
+def _points_tick(share: float, _: float | None = None) -> str:
     return _minus(f"{round(share * 100, 6):g}")
 
 
@@ -1270,23 +1184,40 @@ def _minus(text: str) -> str:
     return text.replace("-", "\u2212")
 
 
+def _unit(metric: str) -> str:
+    return "nats" if metric.endswith("loss") else unit(metric)
+
+
 def _value(value: float | None, metric: str) -> str:
-    return _measured(value, unit(metric))
-
-
-def _measured(value: float | None, kind: str) -> str:
-    """A number with its unit: "%", "points" (of percent) or "nats"."""
+    """A number with its metric's unit: "%", "points" (of percent) or "nats"."""
+    kind = _unit(metric)
     if value is None or not np.isfinite(value) or kind == "%":
         return percent(value)
     return f"{value:.3f}" if kind == "nats" else f"{_minus(f'{value * 100:.1f}')}\u00a0points"
 
 
+def _rounded(share: float) -> str:
+    return percent(share, 0)
+
+
+def _ticks(axis: Axis, metric: str) -> None:
+    if (kind := _unit(metric)) != "nats":
+        axis.set_major_formatter(_percent_tick if kind == "%" else _points_tick)
+
+
+def _metric_axis(ax: Axes, metric: str) -> None:
+    kind = _unit(metric)
+    ax.set_ylabel(metric.replace("_", " ") + f" ({kind})" * (kind != "%"))
+    _ticks(ax.yaxis, metric)
+
+
 def _alike(
     values: Mapping[str, float] | pd.Series, extreme: Callable[..., Any], text: Callable[[float], str]
-) -> list[str]:
-    """Who holds the highest (max) or lowest (min) value: all whose value reads the same at the digits shown."""
+) -> tuple[list[str], str]:
+    """All who hold the highest (max) or lowest (min) value as it reads at the digits shown, and that reading."""
     known = {str(name): float(value) for name, value in dict(values).items()}
-    return [name for name, value in known.items() if text(value) == text(extreme(known.values()))]
+    shown = text(extreme(known.values(), default=np.nan))
+    return [name for name, value in known.items() if text(value) == shown], shown
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:
@@ -1295,18 +1226,30 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
     return listed(told)
 
 
+def _extremes(
+    values: Mapping[str, float], text: Callable[[float], str], named: Callable[[list[str]], str] = _listed
+) -> list[tuple[str, str]]:
+    """The highest value and the lowest, in text, each after the names of all who hold it."""
+    return [(named(names), shown) for names, shown in (_alike(values, extreme, text) for extreme in (max, min))]
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
 def _curves(
-    ax: Axes, history: pd.DataFrame, others: Sequence[pd.DataFrame], lines: Mapping[str, tuple[str, str, str]]
-) -> list[tuple[float, str, str]]:
-    """Draw columns (label, colour, style) by epoch; return the lines' ends, to be labelled once limits stand."""
+    ax: Axes,
+    history: pd.DataFrame,
+    others: Sequence[pd.DataFrame],
+    lines: Mapping[str, tuple[str, str, str]],
+    selected_epoch: int | None,
+    rule: str,
+) -> None:
+    """Columns (label, colour, style) by epoch, all seeds as a band with their mean; the kept epoch marked."""
     ends = []
     for column, (label, colour, style) in lines.items():
         if others:  # all seeds, this one too, as far as each of them got
-            seeds = pd.concat([run.set_index("epoch")[column].astype(float) for run in (history, *others)], axis=1)
+            seeds = _side_by_side((history, *others), column)
             low, high, mean = seeds.min(axis=1), seeds.max(axis=1), seeds.mean(axis=1)
             ax.fill_between(seeds.index, low, high, color=colour, alpha=0.2, linewidth=0)
             ax.plot(seeds.index, mean, ":", color=colour, linewidth=1.2)
@@ -1315,7 +1258,18 @@ def _curves(
         if np.isfinite(values).any():
             ends.append((float(values[np.isfinite(values)][-1]), label, colour))
     _epochs(ax)
-    return ends
+    _end_labels(ax, ends)
+    if selected_epoch is not None:
+        ax.axvline(selected_epoch, color=INK, linestyle="--", linewidth=1)
+        side = "right" if selected_epoch > history["epoch"].mean() else "left"
+        text = f"epoch {selected_epoch} kept" + (f" ({KEPT_BY.get(rule, rule)})" if rule else "")
+        ax.text(selected_epoch, 1.01, text, transform=ax.get_xaxis_transform(), ha=side, va="bottom")
+
+
+def _side_by_side(histories: Iterable[pd.DataFrame], column: str) -> pd.DataFrame:
+    """A column of every run that has an epoch: a row an epoch, a column a run."""
+    runs = [history.set_index("epoch")[column].astype(float) for history in histories if len(history)]
+    return pd.concat(runs or [pd.Series(dtype=float)], axis=1)
 
 
 def _epochs(ax: Axes) -> None:
@@ -1335,19 +1289,6 @@ def _seeds_table(history: pd.DataFrame, others: Sequence[pd.DataFrame], columns:
     ]
 
 
-def _plotted(figure: Figure, name: str, table: pd.DataFrame) -> None:
-    """Leave with the figure what it was drawn from, for `show` to put beside the page."""
-    vars(figure)["plotted"] = (name, table)
-
-
-def _selected(ax: Axes, history: pd.DataFrame, epoch: int | None, rule: str = "") -> None:
-    if epoch is not None:
-        ax.axvline(epoch, color=INK, linestyle="--", linewidth=1)
-        side = "right" if epoch > history["epoch"].mean() else "left"
-        text = f"epoch {epoch} kept" + (f" ({KEPT_BY.get(rule, rule)})" if rule else "")
-        ax.text(epoch, 1.01, text, transform=ax.get_xaxis_transform(), ha=side, va="bottom")
-
-
 def _rate(ax: Axes, history: pd.DataFrame) -> None:
     rates = history["learning_rate"].to_numpy(dtype=float)
     marker = "o" if len(history) < FEW_EPOCHS else None
@@ -1355,7 +1296,7 @@ def _rate(ax: Axes, history: pd.DataFrame) -> None:
     top = float(rates[np.isfinite(rates)].max(initial=0))
     ax.set(ylim=(0, top * 1.15 or 1), ylabel="learning\nrate")
     ax.yaxis.set_major_locator(MaxNLocator(3))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    ax.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
     _epochs(ax)
 
 
@@ -1385,10 +1326,9 @@ def _end_labels(
         ax.text(x, place, text, transform=at, color=colour, va="center", fontweight="bold", fontsize=9.5)
 
 
-def _dot_rows(groups: Mapping[str, np.ndarray], finding: str, metric: str) -> Axes:
+def _dot_rows(groups: Mapping[str, np.ndarray], metric: str) -> Axes:
     """A row a group: its values as dots, their mean with its 95 % interval, and how many runs have no value."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * len(groups)))
-    _title(figure, finding)
+    _, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * len(groups)))
     intervals = False
     for y, values in enumerate(groups.values()):
         colour, kept = ARM_COLOURS[y % len(ARM_COLOURS)], values[np.isfinite(values)]
@@ -1406,18 +1346,15 @@ def _dot_rows(groups: Mapping[str, np.ndarray], finding: str, metric: str) -> Ax
             intervals = True
         ax.plot(np.nan if mean is None else mean, y, "D" if len(values) > 1 else "o", color=colour, markersize=6)
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=colour)
-    kind = {"%": "", "points": ", points", "nats": ", nats"}[unit(metric)]
-    told = ["dots: runs"] + ["◆: mean"] * any(len(values) > 1 for values in groups.values())
-    told += ["line: its 95 % interval"] * intervals
-    _rows(ax, list(groups), f"{words(metric)}{kind}" + (f"\n({', '.join(told)})" if len(told) > 1 else ""))
+    told = "\n(dots: runs, ◆: mean" + ", line: its 95 % interval" * intervals + ")"
+    several = any(len(values) > 1 for values in groups.values())
+    _rows(ax, list(groups), words(metric) + f", {unit(metric)}" * (unit(metric) != "%") + told * several)
     if ax.dataLim.width <= 0 and np.isfinite(ax.dataLim.x0):  # one value, or equal ones, have no scale but zero
         low, high = sorted((0.0, ax.dataLim.x0))
         room = 0.15 * ((high - low) or 0.1)
-        ax.set_xlim(
-            *((0, 1) if unit(metric) == "%" else (low - room * (low < 0), high + room * (high > 0 or low == 0)))
-        )
-    if unit(metric) != "nats":
-        ax.xaxis.set_major_formatter(FuncFormatter(_percent_tick if unit(metric) == "%" else _points_tick))
+        limits = low - room * (low < 0), high + room * (high > 0 or low == 0)
+        ax.set_xlim((0, 1) if unit(metric) == "%" else limits)
+    _ticks(ax.xaxis, metric)
     return ax
 
 
@@ -1428,12 +1365,14 @@ def _rows(ax: Axes, names: Sequence[str], xlabel: str) -> None:
 
 
 def _bars(
-    table: pd.DataFrame, finding: str, labels: Sequence[str], shares: bool = False, rings: pd.DataFrame | None = None
+    table: pd.DataFrame, shares: bool = False, n: pd.Series | None = None, rings: pd.DataFrame | None = None
 ) -> np.ndarray:
     """Small multiples: a panel a column, a bar a class in its colour with its value beside it, a ring at another."""
+    classes = [str(name) for name in table.index]
+    colours, labels = list(palette(classes).values()), _short_names(classes)
+    if n is not None:
+        labels = [f"{label} ({count:,.0f})" for label, count in zip(labels, n, strict=True)]
     figure, axes = plt.subplots(1, table.shape[1], figsize=(WIDTH, 0.9 + 0.31 * len(table)), sharey=True, squeeze=False)
-    _title(figure, finding)
-    colours = list(palette([str(name) for name in table.index]).values())
     figure.set_gid(AS_DRAWN)  # turned for a dark page, sad would take the blue of surprise
     for ax, column in zip(axes[0], table.columns, strict=True):
         values = table[column].to_numpy(dtype=float)
@@ -1445,31 +1384,10 @@ def _bars(
             ax.plot(ring, range(len(ring)), "o", color=INK, markerfacecolor="white", markersize=4, markeredgewidth=0.8)
             lengths = np.maximum(lengths, np.nan_to_num(ring) + top * 0.03)  # the value stands clear of it
         for y, (value, length) in enumerate(zip(values, lengths, strict=True)):
-            text = percent(value, 0) if shares or not np.isfinite(value) else f"{value:,.0f}"
+            text = _rounded(value) if shares or not np.isfinite(value) else f"{value:,.0f}"
             ax.text(length + top * 0.04, y, text, va="center", fontsize=9.5)
         ax.set(title=str(column), xlim=(0, top * 1.4), xticks=[], yticks=range(len(values)), yticklabels=labels)
         ax.spines["bottom"].set_visible(False)
         ax.tick_params(length=0)
     axes[0, 0].invert_yaxis()
     return axes[0]
-
-
-def _grid(images: np.ndarray, titles: Sequence[str], finding: str, columns: int = 8) -> np.ndarray:
-    # Few images do not grow into posters, and none leaves a low empty place; the title has the whole width anyway.
-    columns = max(min(columns, len(images)), 4) if len(images) else 8
-    if not len(images):
-        images, titles = np.full((1, 8, 8), 255, np.uint8), [""]
-    rows = -(-len(images) // columns)
-    lines = max(text.count("\n") + 1 for text in titles)
-    side = WIDTH / columns
-    height = rows * (side * 0.9 + 0.16 * lines + 0.1) + 0.2 * -(-len(finding) // TITLE_LETTERS) + 0.1
-    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
-    _title(figure, finding)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    for ax, image, text in zip(axes.flat, images, titles, strict=False):
-        # A mean of colour pictures is float, which would be taken for 0 … 1.
-        ax.imshow(image.astype(np.uint8) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=255)
-        ax.set_title("\n".join(short(line, int(13.4 * side)) for line in text.split("\n")), fontsize=9)
-    return axes.ravel()[: len(images)]

@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fer_core import (
-    artifacts,
-    build,
-    data,
-    devices,
-    evaluation,
-    explain,
-    networks,
-    pictures,
-    plots,
-    report,
-    schema,
-    training,
-)
-from fer_core.artifacts import Run, Settings, csv_bytes, read_json, write_bytes, write_json
+from fer_core import build, data, devices, evaluation, explain, networks, pictures, plots, report, schema, training
+from fer_core.artifacts import Run, Settings, csv_bytes, read_json, user_path, write_bytes, write_json
 from fer_core.data import Faces
 from fer_core.pictures import Box, Picture
 from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError, counted
@@ -54,23 +41,15 @@ NO_FACE = "no face found"
 
 @dataclass(frozen=True)
 class Model:
-    """A finished run and what it takes to ask it.
-
-    Attributes
-    ----------
-    image_size : (height, width) that it was trained on
-    temperature : what its logits are divided by, fitted on its own validation images
-    page : the page whose run it is, empty where unknown
-    drawn : whether it was trained on drawn faces, which say nothing about real ones
-    """
+    """A finished run and what it takes to ask it."""
 
     run: Run
     classes: tuple[str, ...]
-    image_size: tuple[int, int]
+    image_size: tuple[int, int]  # height and width that it was trained on
     channels: int
-    temperature: float
-    page: str = ""
-    drawn: bool = False
+    temperature: float  # what its logits are divided by, fitted on its own validation images
+    page: str = ""  # whose run it is; empty where unknown
+    drawn: bool = False  # whether it was trained on drawn faces, which say nothing about real ones
 
     def network(self) -> nn.Module:
         """On the CPU, in evaluation mode.
@@ -106,11 +85,10 @@ class Model:
     def evidence(self, crops: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Grad-CAM of the class given for each, float (n, h, w), 0 to 1."""
         network = self.network()
-        parts = [slice(start, start + 64) for start in range(0, len(crops), 64)]
         with devices.ready("cpu", devices.cpu_count()):
             maps = [
                 explain.grad_cam(network, training.to_input(crops[part], self.run), torch.from_numpy(classes[part]))
-                for part in parts
+                for part in (slice(start, start + 64) for start in range(0, len(crops), 64))
             ]
         return torch.cat(maps).numpy()
 
@@ -134,8 +112,7 @@ def _run(folder: Path) -> Run:
             f"MODEL {folder}: holds no run.json of a run: give a run's folder or a page, such as 06_final/all_fixes."
         )
     params = schema.resolve(schema.check(record["parameters"], "run.json"), sample=False)
-    run = Run(record.get("key", ""), params, folder)
-    return _learned(run, folder.name)
+    return _learned(Run(record.get("key", ""), params, folder), folder.name)
 
 
 def _learned(run: Run, name: str) -> Run:
@@ -157,20 +134,21 @@ def published_network(folder: Path = PUBLISHED) -> Model:
             "no network is published here yet: train one with make report PAGE=06_final/all_fixes "
             "DATA=path/to/fer2013, then add MODEL=06_final/all_fixes DATA=path/to/fer2013 to this command."
         )
-    height, width = facts["image_size"]
-    return Model(
-        _run(folder), tuple(facts["classes"]), (height, width), facts["channels"], facts["temperature"],
-        facts["page"], facts["drawn"],
-    )  # fmt: skip
+    tuples = {name: tuple(facts[name]) for name in ("classes", "image_size")}
+    return Model(_run(folder), **facts | tuples)
 
 
 def run_network(run: Run, image_size: tuple[int, int], page: str = "", drawn: bool = False) -> Model:
     """A run of the store, its temperature fitted on its own validation predictions."""
-    header, validation = _weights_header(run.folder), run.predictions
-    validation = validation[validation["split"] == "validation"]
-    p = validation[evaluation.probability_columns(validation)].to_numpy(float)
-    temperature = evaluation.fit_temperature(p, validation["label"])
+    header, temperature = _weights_header(run.folder), evaluation.fit_temperature(*_answers(run, "validation"))
     return Model(run, tuple(header["classes"]), image_size, len(header["mean"]), temperature, page, drawn)
+
+
+def _answers(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of a split's labelled images the probabilities, float (n, k), and the labels, int (n,)."""
+    found, columns = run.predictions, evaluation.probability_columns(run.predictions)
+    found = found[(found["split"] == split) & (found["label"] < len(columns))]
+    return found[columns].to_numpy(float), found["label"].to_numpy(int)
 
 
 def chosen_network(words: str, settings: Settings) -> Model:
@@ -182,7 +160,7 @@ def chosen_network(words: str, settings: Settings) -> Model:
     """
     if not words:
         return published_network()
-    folder = artifacts.user_path(words)
+    folder = user_path(words)
     if (folder / "model.json").exists():
         return published_network(folder)
     if folder.is_dir():
@@ -231,7 +209,7 @@ class Face:
     crop: np.ndarray
     probabilities: np.ndarray = field(default_factory=lambda: np.zeros(0))
     label: str = ""
-    heat: np.ndarray | None = None
+    heat: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of the first SHOWN_FACES: where the evidence lies
 
 
 @dataclass
@@ -241,7 +219,7 @@ class Seen:
     name: str
     size: tuple[int, int] = (0, 0)
     faces: list[Face] = field(default_factory=list)
-    shown: bytes = b""  # small, as JPEG and without what the file says beside its pixels (such as where it was taken)
+    shown: str = ""  # small, as JPEG and without what the file says beside its pixels (such as where it was taken)
     fault: str = ""
 
     @property
@@ -253,19 +231,16 @@ def look(picture: Picture, model: Model, detect: bool, show: bool) -> Seen:
     """Decode a picture and cut out its faces."""
     try:
         image = pictures.decode(picture.path)
-        seen = Seen(picture.name, image.shape[:2])
+        height, width = image.shape[:2]
         if detect:
             boxes = pictures.find_faces(image)
             crops = [pictures.crop(image, box, model.image_size, model.channels) for box in boxes]
         else:
-            boxes = [Box(0, 0, image.shape[1], image.shape[0])]
-            crops = [pictures.whole(image, model.image_size, model.channels)]
+            boxes, crops = [Box(0, 0, width, height)], [pictures.whole(image, model.image_size, model.channels)]
     except DataError as fault:
         return Seen(picture.name, fault=str(fault))
-    seen.faces = [Face(n, box, face) for n, (box, face) in enumerate(zip(boxes, crops, strict=True), 1)]
-    if show:
-        seen.shown = _jpeg(image)
-    return seen
+    faces = [Face(n, box, crop) for n, (box, crop) in enumerate(zip(boxes, crops, strict=True), 1)]
+    return Seen(picture.name, (height, width), faces, _small_address(image) if show else "")
 
 
 def look_at_table(path: Path, model: Model) -> Seen:
@@ -282,12 +257,12 @@ def answer(model: Model, seen: Sequence[Seen], device: str) -> None:
     faces = [face for one in seen for face in one.faces]
     if not faces:
         return
-    found = model.probabilities(np.stack([face.crop for face in faces]), device)
+    crops = np.stack([face.crop for face in faces])
+    found = model.probabilities(crops, device)
     for face, p in zip(faces, found, strict=True):
         face.probabilities, face.label = p, model.classes[int(p.argmax())]
-    first = faces[:SHOWN_FACES]
-    maps = model.evidence(np.stack([face.crop for face in first]), found[: len(first)].argmax(1))
-    for face, heat in zip(first, maps, strict=True):
+    maps = model.evidence(crops[:SHOWN_FACES], found[:SHOWN_FACES].argmax(1))
+    for face, heat in zip(faces, maps, strict=False):
         face.heat = heat
 
 
@@ -314,22 +289,19 @@ def submission(table: Seen) -> bytes:
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def _address(picture: Any, form: str, **options: Any) -> str:
+    """A picture of Pillow's within the page."""
+    out = io.BytesIO()
+    picture.save(out, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _small_address(image: np.ndarray) -> str:
     from PIL import Image
 
     small = Image.fromarray(image)
     small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return _encoded(small, "JPEG", quality=80)
-
-
-def _encoded(picture: Any, form: str, **options: Any) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, form, **options)
-    return out.getvalue()
-
-
-def _address(content: bytes, form: str) -> str:
-    return f"data:image/{form};base64,{base64.b64encode(content).decode()}"
+    return _address(small, "jpeg", quality=80)
 
 
 def _crop_address(face: Face, warm: bool) -> str:
@@ -338,14 +310,12 @@ def _crop_address(face: Face, warm: bool) -> str:
     from PIL import Image
 
     crop = face.crop if face.crop.ndim == 3 else np.stack([face.crop] * 3, -1)
-    if warm and face.heat is not None:
+    if warm:
         heat = face.heat.clip(0, 1)
-        share = 0.65 * heat[..., None]
-        crop = (
-            ((1 - share) * crop + share * 255 * matplotlib.colormaps["inferno"](heat)[..., :3]).round().astype(np.uint8)
-        )
+        colours, share = matplotlib.colormaps["inferno"](heat)[..., :3], 0.65 * heat[..., None]
+        crop = ((1 - share) * crop + share * 255 * colours).round().astype(np.uint8)
     large = Image.fromarray(crop).resize((3 * crop.shape[1], 3 * crop.shape[0]), Image.Resampling.NEAREST)
-    return _address(_encoded(large, "PNG"), "png")
+    return _address(large, "png")
 
 
 def _shown_pictures(seen: Sequence[Seen], model: Model) -> list[dict[str, Any]]:
@@ -356,18 +326,12 @@ def _shown_pictures(seen: Sequence[Seen], model: Model) -> list[dict[str, Any]]:
         faces = []
         for face in one.faces[:left]:
             bars = sorted(zip(model.classes, face.probabilities.tolist(), strict=True), key=lambda bar: -bar[1])
-            faces.append(
-                {
-                    "number": face.number, "box": face.box, "label": face.label, "share": bars[0][1],
-                    "crop": _crop_address(face, False), "heat": _crop_address(face, True),
-                    "evident": face.heat is not None and bool(face.heat.any()),
-                    "bars": [(name, p, colours[name]) for name, p in bars],
-                }
-            )  # fmt: skip
+            drawn: dict[str, Any] = {"crop": _crop_address(face, False), "heat": _crop_address(face, True)}
+            drawn |= {"evident": bool(face.heat.any()), "bars": [(name, p, colours[name]) for name, p in bars]}
+            faces.append(vars(face) | drawn)
         left -= len(faces)
         if faces or (one.note and left > 0):
-            address = _address(one.shown, "jpeg") if one.shown else ""
-            shown.append({"seen": one, "address": address, "faces": faces})
+            shown.append({"seen": one, "address": one.shown, "faces": faces})
     return shown
 
 
@@ -383,13 +347,10 @@ def class_rows(scores: Mapping[str, Any], classes: Sequence[str]) -> list[dict[s
 
 def measured(run: Run) -> tuple[str, dict[str, Any]]:
     """The strictest split that the run was scored on, in words, and its metrics."""
-    for name, words in (
-        ("test_leak_free", "test images without a copy in training"),
-        ("test_official", "test images"),
-        ("validation", "validation images"),
-    ):
+    words = {"test_leak_free": "test images without a copy in training", "test_official": "test images"}
+    for name in (*words, "validation"):
         if name in run.metrics:
-            return words, run.metrics[name]
+            return words.get(name, "validation images"), run.metrics[name]
     raise FerError(f"{run.folder.name}: metrics.json is missing or damaged: get or train this run again.")
 
 
@@ -410,7 +371,7 @@ def _provenance(model: Model, detect: bool) -> dict[str, str]:
     if detect:
         import cv2
 
-        told |= {"OpenCV": cv2.__version__}
+        told["OpenCV"] = cv2.__version__
     return told
 
 
@@ -446,10 +407,7 @@ def render(model: Model, seen: Sequence[Seen], left_out: int, detect: bool, tabl
 def write_model(run: Run, folder: Path, faces: Faces, page: str = "") -> Model:
     """Put a run where others can use it: weights, metrics, run.json (without the machine's name), facts and card.
 
-    Parameters
-    ----------
-    faces : the data it was trained on
-    page : the page whose run it is
+    `faces` is the data that it was trained on, `page` the page whose run it is.
 
     Raises
     ------
@@ -468,10 +426,8 @@ def write_model(run: Run, folder: Path, faces: Faces, page: str = "") -> Model:
     write_json(folder / "metrics.json", run.metrics)
     write_json(folder / "run.json", report.without_machine(run.provenance))
     write_bytes(folder / "MODEL_CARD.md", model_card(model, faces).encode())
-    facts = {
-        name: getattr(model, name) for name in ("classes", "image_size", "channels", "temperature", "page", "drawn")
-    }
-    write_json(folder / "model.json", facts)
+    facts = ("classes", "image_size", "channels", "temperature", "page", "drawn")
+    write_json(folder / "model.json", {name: getattr(model, name) for name in facts})
     return published_network(folder)
 
 
@@ -484,12 +440,12 @@ def model_card(model: Model, faces: Faces) -> str:
     words, scores = measured(model.run)
     parts = {"test_official": "test, official", "test_leak_free": "test, leak-free", "validation": "validation"}
     stated = ", ".join(f"{name} {value}" for name, value in sorted(schema.run_values(params).items()))
-    split = data.split_of(faces, params)
-    template = report.environment(autoescape=False).get_template("model_card.md.j2")
-    card: str = template.render(
+    return report.filled(
+        "model_card.md.j2",
+        autoescape=False,
         model=model,
         faces=faces,
-        split=split,
+        split=data.split_of(faces, params),
         stated=stated or "nothing",
         scores={words: model.run.metrics[name] for name, words in parts.items() if name in model.run.metrics},
         words=words,
@@ -499,15 +455,13 @@ def model_card(model: Model, faces: Faces) -> str:
         confusions=_confusions(model),
         detector=pictures.DETECTOR,
     )
-    return card.strip() + "\n"
 
 
-def _calibration(model: Model) -> Iterable[dict[str, Any]]:
+def _calibration(model: Model) -> Iterator[dict[str, Any]]:
     """ECE and cross-entropy before and after the temperature, on each split that was scored."""
-    for split, part in model.run.predictions.groupby("split", sort=True):
-        part = part[part["label"] < len(model.classes)]
-        p, labels = part[evaluation.probability_columns(part)].to_numpy(float), part["label"].to_numpy()
-        row: dict[str, Any] = {"split": split, "n": len(part)}
+    for split in sorted(model.run.predictions["split"].unique()):
+        p, labels = _answers(model.run, split)
+        row: dict[str, Any] = {"split": split, "n": len(p)}
         for when, q in (("before", p), ("after", evaluation.with_temperature(p, model.temperature))):
             row[f"ece_{when}"] = evaluation.calibration_error(evaluation.calibration(q, labels))
             row[f"loss_{when}"] = evaluation.cross_entropy(q, labels)
@@ -516,10 +470,8 @@ def _calibration(model: Model) -> Iterable[dict[str, Any]]:
 
 def _confusions(model: Model) -> list[tuple[str, str, float]]:
     """The three commonest mistakes by share of the true class's validation images: (true, answered, share)."""
-    validation = model.run.predictions
-    validation = validation[validation["split"] == "validation"]
-    p = validation[evaluation.probability_columns(validation)].to_numpy(float)
-    counts = evaluation.confusion(validation["label"], evaluation.predicted_labels(p), len(model.classes))
+    p, labels = _answers(model.run, "validation")
+    counts = evaluation.confusion(labels, evaluation.predicted_labels(p), len(model.classes))
     shares = np.where(np.eye(len(counts), dtype=bool), 0, counts) / np.maximum(counts.sum(1, keepdims=True), 1)
     order = np.argsort(-shares, axis=None, kind="stable")[:3]
     return [
@@ -536,7 +488,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for word in words:
         for part in [word] if _exists(word) else _parted(word):
-            path = artifacts.user_path(part)
+            path = user_path(part)
             whole = path.relative_to(path.anchor).as_posix()  # a pattern must be relative
             paths += [path] if _exists(part) else sorted(Path(path.anchor).glob(whole)) or [path]
     return paths
@@ -544,7 +496,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
 
 def _exists(word: str) -> bool:
     try:
-        return artifacts.user_path(word).exists()
+        return user_path(word).exists()
     except OSError:  # too long to be a name
         return False
 
@@ -592,8 +544,7 @@ def predict(words: Sequence[str], settings: Settings, model_words: str = "", det
 
 def _look_at_all(found: Sequence[Picture], model: Model, detect: bool) -> list[Seen]:
     seen: list[Seen] = []
-    living = sys.stderr.isatty() and len(found) > 1
-    faces = 0
+    living, faces = sys.stderr.isatty() and len(found) > 1, 0
     for n, picture in enumerate(found, 1):
         if living:
             print(f"\r\033[K{n} of {len(found)} pictures", end="", file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import re
 import shutil
@@ -46,9 +45,7 @@ def _refuse(settings: Settings) -> None:
 def _predictions_in_half(run: Run) -> bytes:
     frame = run.predictions
     frame = frame.astype({name: "float16" for name in frame.columns if name.startswith("p_")})
-    content = io.BytesIO()
-    frame.to_parquet(content, index=False, compression="zstd", compression_level=19)
-    return content.getvalue()
+    return frame.to_parquet(None, index=False, compression="zstd", compression_level=19)
 
 
 def export_run(run: Run, identity: str, shelf: Path, whole: bool) -> None:
@@ -83,10 +80,15 @@ def _without_faces(folder: Path) -> Any:
     return report.withhold_faces(nbformat.read(folder / "notebook.ipynb", 4))
 
 
-def _rendered(notebook: Any, context: report.PageContext) -> bytes:
-    """A page that does not name the machine."""
+def _write_page(target: Path, notebook: Any, context: report.PageContext, files: dict[str, bytes]) -> int:
+    """A page that does not name the machine, in place of what stood there; returns its size in bytes."""
     told = report.without_machine(context.provenance)
-    return report.render(notebook, dataclasses.replace(context, provenance=told)).encode()
+    rendered = report.render(notebook, dataclasses.replace(context, provenance=told)).encode()
+    shutil.rmtree(target / context.name, ignore_errors=True)
+    for name, content in files.items():
+        write_bytes(target / context.name / name, content)
+    write_bytes(target / f"{context.name}.html", rendered)
+    return len(rendered)
 
 
 def _published_page(
@@ -96,21 +98,17 @@ def _published_page(
     folder = plan.settings.reports / page.name
     notebook = _without_faces(folder)
     runs = [run.found for run in build.drawn_on(plan, page.name) if run.found is not None]
-    figures = report.figure_files(notebook)
     own = page.own.found if page.own else None
     files = {name: (folder / name).read_bytes() for name in PAGE_FILES if own and (folder / name).exists()}
-    files |= figures
-    made, elsewhere = read_json(folder / "page.json")["made"], bool(page.inputs.get("own"))
+    files |= report.figure_files(notebook)
+    made = read_json(folder / "page.json")["made"]
     context = report.page_context(
-        page.page, page.params, plan.settings, runs, own, notebook, neighbours, tuple(files), made, elsewhere
+        page.page, page.params, plan.settings, runs, own, notebook, neighbours, tuple(files), made, page.inputs
     )
-    rendered = _rendered(notebook, dataclasses.replace(context, ledger=_on_the_ledger(plan, page)))
-    shutil.rmtree(target / page.name, ignore_errors=True)
-    for name, content in files.items():
-        write_bytes(target / page.name / name, content)
-    write_bytes(target / f"{page.name}.html", rendered)
-    over = len(rendered) > PAGE_BYTES
-    return [f"{page.name} is {len(rendered) / 1e3:.0f} kB, more than the {PAGE_BYTES / 1e3:.0f} it may be"] * over
+    context = dataclasses.replace(context, ledger=_on_the_ledger(plan, page))
+    size = _write_page(target, notebook, context, files)
+    over = size > PAGE_BYTES
+    return [f"{page.name} is {size / 1e3:.0f} kB, more than the {PAGE_BYTES / 1e3:.0f} it may be"] * over
 
 
 def _on_the_ledger(plan: build.Plan, page: build.PagePlan) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -124,38 +122,18 @@ def _on_the_ledger(plan: build.Plan, page: build.PagePlan) -> tuple[tuple[str, s
     return tuple(found)
 
 
-def _write_index(
-    plan: build.Plan,
-    left_out: dict[str, str],
-    compared: list[dict[str, str]],
-    swept: list[dict[str, str]],
-    target: Path,
-) -> None:
-    """results.csv, claims.csv, the index and what belongs to it; what is not published is missing there."""
-    entries = []
-    for page in plan.pages.values():
-        entry = build.entry(page, plan, left_out)
-        if page.name in left_out:
-            entry |= {"state": "missing", "href": None, "finding": ""}
-        entries.append(entry)
-    for name, content in build.tables(plan, entries, compared, swept).items():
-        write_bytes(target / name, content)
-
-
 def _published_comparisons(plan: build.Plan, target: Path) -> list[dict[str, str]]:
     """The pages that set runs side by side, without faces, with the answers that differ and what figures plot."""
     from fer_core import compare
 
-    shutil.rmtree(target / "compare", ignore_errors=True)
     reports, standing = plan.settings.reports, build.compare_study(plan)
+    shutil.rmtree(target / "compare", ignore_errors=True)
     for name, pages in standing.items():
         notebook = _without_faces(reports / name)
         files = {file.name: file.read_bytes() for file in sorted((reports / name).glob("answers*.csv"))}
         files |= report.figure_files(notebook)
         context = compare.context(build.compared_sides(plan, pages), plan.settings, tuple(files), bool(plan.own))
-        for file, content in files.items():
-            write_bytes(target / name / file, content)
-        write_bytes(target / f"{name}.html", _rendered(notebook, context))
+        _write_page(target, notebook, context, files)
     return report.comparisons(reports, standing)
 
 
@@ -171,6 +149,17 @@ def _published_sweeps(reports: Path, names: list[str], target: Path) -> list[dic
             shutil.rmtree(record.parent)
             report.page_file(record.parent).unlink(missing_ok=True)
     return report.sweeps(target)
+
+
+def _publish_index(plan: build.Plan, left_out: dict[str, str], target: Path) -> None:
+    """Comparisons and sweeps, results.csv, claims.csv, and the index; what is not published is missing there."""
+    compared = _published_comparisons(plan, target)
+    swept = _published_sweeps(plan.settings.reports, [name for name in plan.pages if name not in left_out], target)
+    missing = {"state": "missing", "href": None, "finding": ""}
+    pages = plan.pages.values()
+    entries = [build.entry(page, plan, left_out) | (missing if page.name in left_out else {}) for page in pages]
+    for name, content in build.tables(plan, entries, compared, swept).items():
+        write_bytes(target / name, content)
 
 
 def publish(settings: Settings) -> int:
@@ -197,9 +186,7 @@ def publish(settings: Settings) -> int:
             shutil.rmtree(target / page.name, ignore_errors=True)
         else:
             notes += _published_page(plan, page, neighbours[page.name], target)
-    compared = _published_comparisons(plan, target)
-    swept = _published_sweeps(settings.reports, [page.name for page in current], target)
-    _write_index(plan, left_out, compared, swept, target)
+    _publish_index(plan, left_out, target)
     if (certificates := settings.reports / "reproduced").is_dir():
         shutil.copytree(certificates, target / "reproduced", dirs_exist_ok=True)
     _publish_model(plan, [page.name for page in current], target / "model")
@@ -235,11 +222,9 @@ def _publish_model(plan: build.Plan, names: list[str], folder: Path) -> None:
     from fer_core import predict
 
     rows = [row for row in build.results(plan) if row["page"] in names]
-    own = [line for line in leaderboard.headlines(rows) if line.validation is not None]
-    best = max(own, key=lambda line: line.validation or 0).page if own else None
-    name = leaderboard.final_page(rows) or best
+    name = leaderboard.final_page(rows) or leaderboard.best_page(rows)
     run = plan.pages[name].runs[0].found if name else None
-    if name and run is not None and run.state == "done" and "sha256" not in run.provenance:
+    if name and run and run.state == "done" and "sha256" not in run.provenance:
         faces = build.data.open_faces(plan.settings.data, plan.settings.store)
         predict.write_model(run, folder, faces, name)
 
@@ -269,8 +254,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _write_readme(folder: Path) -> None:
     readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    results = readme_results(folder)
+    text, results = readme.read_text(encoding="utf-8"), readme_results(folder)
+    if not RESULTS.search(text):
+        raise FerError("README.md has lost the marks <!-- results --> and <!-- /results --> around its results.")
     write_bytes(readme, RESULTS.sub(lambda mark: mark[1] + results + mark[2], text).encode())
 
 

@@ -34,7 +34,6 @@ from fer_core.schema import PACKAGE, ROOT, RUN_PARAMETERS, Page, Params, counted
 COMMITTED = ("fer_core", "notebooks", "params")  # what a published figure is made by
 TEMPLATES = Path(__file__).parent / "template"
 COPIED = (*artifacts.RUN_FILES, "network.csv", artifacts.WATCHED_FILE)
-SPANS = ("started", "ended")  # of several runs: from the first to the last
 EXPLAINED = {
     "processor": "on one of another type the same seed gives another training, as another seed would",
     "commit": "the checkout's when the training ended",
@@ -320,6 +319,11 @@ def _fer(output: Any) -> Mapping[str, Any]:
     return output.get("metadata", {}).get("fer", {})
 
 
+def _picture(output: Any) -> Mapping[str, Any]:
+    """What it said of this output's picture, such as its alternative text."""
+    return output.get("metadata", {}).get("image/png", {})
+
+
 def _figures(notebook: Any) -> list[tuple[Any, str]]:
     """(output, file name) of each figure whose plotted data is known, numbered as they stand in the notebook."""
     known = [(output, _fer(output)["data"]["name"]) for output in _outputs(notebook) if "data" in _fer(output)]
@@ -375,10 +379,10 @@ def _withheld(output: Any) -> Any:
     import nbformat
 
     told = _fer(output).get("stand_in", {"columns": [], "rows": [], "means": {}, "size": [], "line": ""})
-    alt = output.get("metadata", {}).get("image/png", {}).get("alt", "A picture.")
+    alt = _picture(output).get("alt", "A picture.")
     lines = [alt, "Single faces are withheld.", *("  ".join(map(str, row)) for row in told["rows"])]
     fer = {"faces": False, **{k: v for k, v in _fer(output).items() if k == "data"}}
-    metadata = {"fer": fer, "image/png": output.get("metadata", {}).get("image/png", {})}
+    metadata = {"fer": fer, "image/png": _picture(output)}
     content = {STAND_IN: {**told, "alt": alt}, "text/plain": "\n".join(lines)}
     return nbformat.v4.new_output("display_data", content, metadata=metadata)
 
@@ -405,11 +409,9 @@ def markdown(source: str, trusted: bool = False) -> str:
 
 def heading(notebook: Mapping[str, Any]) -> str:
     """The notebook's own title: its first Markdown heading, as plain text; empty where there is none."""
-    for cell in notebook["cells"]:
-        match = HEADING.match("".join(cell["source"])) if cell["cell_type"] == "markdown" else None
-        if match:
-            return plain(markdown(match[1]))
-    return ""
+    texts = ("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    match = next(filter(None, map(HEADING.match, texts)), None)
+    return plain(markdown(match[1])) if match else ""
 
 
 @cache
@@ -507,8 +509,7 @@ def png_size(data: str) -> tuple[int, int]:
 
 def _is_chart(output: Mapping[str, Any]) -> bool:
     """Whether a dark page may turn its light: a figure of ours that shows no images and no colours of emotions."""
-    fer, told = output["metadata"].get("fer"), output["metadata"].get("image/png", {})
-    return fer is not None and not fer.get("faces") and not told.get("as_drawn")
+    return _fer(output).get("faces") is False and not _picture(output).get("as_drawn")
 
 
 def _source_line(text: str, context: PageContext) -> str:
@@ -518,24 +519,28 @@ def _source_line(text: str, context: PageContext) -> str:
 
 
 @cache
-def _exporter() -> Any:
+def _exporter(autoescape: bool = True) -> Any:
+    """nbconvert over the templates, which knows what they ask for; `autoescape` off for what is not HTML."""
     from nbconvert.exporters.templateexporter import TemplateExporter
     from nbconvert.filters import Highlight2HTML
 
     filters = {
-        "markdown": markdown,
-        "safe_html": safe_html,
-        "reachable": _reachable,
-        "code": Highlight2HTML(pygments_lexer="ipython3"),
-        "png_size": png_size,
-        "source_line": _source_line,
-        "is_chart": _is_chart,
         "breakable": breakable,
+        "code": Highlight2HTML(pygments_lexer="ipython3"),
+        "count": counted,
+        "is_chart": _is_chart,
+        "markdown": markdown,
+        "number": _number,
+        "percent": percent,
+        "png_size": png_size,
+        "reachable": _reachable,
+        "safe_html": safe_html,
+        "source_line": _source_line,
     }
     exporter = TemplateExporter(
         file_extension=".html", template_name="page", extra_template_basedirs=[str(TEMPLATES)], filters=filters
     )
-    exporter.environment.autoescape = True  # nbconvert's default would put text from data into the page as it is
+    exporter.environment.autoescape = autoescape  # nbconvert's default, off, would put text from data into the page
     exporter.environment.trim_blocks = exporter.environment.lstrip_blocks = True
     return exporter
 
@@ -546,6 +551,12 @@ def _script() -> dict[str, str]:
     script = (TEMPLATES / "page" / "enhance.js").read_text(encoding="utf-8")
     known_by = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {"script": script, "script_hash": f"sha256-{known_by}"}
+
+
+def filled(template: str, autoescape: bool = True, **told: Any) -> str:
+    """A page, or with `autoescape` off another text, from one of the templates that stand by themselves."""
+    found = _exporter(autoescape).environment.get_template(template)
+    return str(found.render(**_script(), **told)).strip() + "\n"
 
 
 def finding_markdown(notebook: Any) -> str:
@@ -635,7 +646,7 @@ def provenance(runs: Sequence[Run]) -> dict[str, str]:
         different = sorted(counts)
         if name == "seconds":
             lines[name] = f"{sum(values):,.0f}" + f" in {len(values)} runs" * (len(values) > 1)
-        elif name in SPANS:
+        elif name in ("started", "ended"):  # from the first run's to the last one's
             lines[name] = " … ".join(dict.fromkeys((different[0], different[-1])))
         elif len(different) > 3:
             lines[name] = f"{different[0]} … {different[-1]} ({len(different)} different ones)"
@@ -656,9 +667,7 @@ def without_machine(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def commands(page: str, settings: Settings, trains: bool = True) -> tuple[str, ...]:
-    """The commands that rebuild a page, train it afresh where it trains a run of its own, and open its notebook; the
-    user's own paths are left to the user.
-    """
+    """The commands that rebuild a page, train its own run afresh where it has one, and open its notebook."""
     told = f"PAGE={page}{variables(settings)}"
     return (f"make report {told}", *[f"make reproduce {told}"] * trains, "make lab")
 
@@ -745,15 +754,13 @@ def page_title(notebook: Any, page: Page, params: Params) -> str:
 
 def _copied(run: Run, with_test: bool) -> list[str]:
     """The run's files that a page has beside it: those of the test alone where it may look at it."""
-    names = [name for name in COPIED if with_test or name != artifacts.WATCHED_FILE]
-    return [name for name in names if (run.folder / name).exists()]
+    return [n for n in COPIED if (run.folder / n).exists() and (with_test or n != artifacts.WATCHED_FILE)]
 
 
 def _copy_run(run: Run, folder: Path, with_test: bool) -> None:
     """The run's files; for a page that may not look at the test set, without its part."""
     there = _copied(run, with_test)
     for name in COPIED:
-        source = run.folder / name
         if name not in there:
             (folder / name).unlink(missing_ok=True)
         elif name == "metrics.json" and not with_test:
@@ -762,7 +769,7 @@ def _copy_run(run: Run, folder: Path, with_test: bool) -> None:
             artifacts.write_frame(folder / name, run.predictions[run.predictions["split"] != "test"])
         else:
             with artifacts.atomic_file(folder / name) as temporary:
-                shutil.copyfile(source, temporary)
+                shutil.copyfile(run.folder / name, temporary)
 
 
 def page_context(
@@ -775,16 +782,16 @@ def page_context(
     neighbours: tuple[str | None, str | None],
     files: tuple[str, ...],
     made: Mapping[str, str],
-    own: bool = False,
+    inputs: Mapping[str, Any],
     failure: Failure | None = None,
 ) -> PageContext:
-    """What a page says beside its executed notebook."""
+    """What a page says beside its executed notebook; `made` and `inputs` as page.json holds them."""
     return PageContext(
         name=page.name,
         title=page_title(notebook, page, params),
         dataset=settings.name,
         sample=settings.sample,
-        own=own,
+        own=bool(inputs.get("own")),
         previous=neighbours[0],
         following=neighbours[1],
         files=files,
@@ -829,11 +836,11 @@ def make_page(
         why = f"the notebook ran, but not the run {own_run.key} that was planned: run it again"
         failure = _failure(notebook, "RunMissing", why, settings)
 
-    figures = {} if failure else figure_files(notebook)
+    figures: Iterable[str] = () if failure else figure_files(notebook)
     files = ("notebook.ipynb", *(_copied(own_run, params.score_test) if own_run else ()), *figures)
-    made, own = made_now(inputs["data"]), bool(inputs.get("own"))
+    made = made_now(inputs["data"])
     context = page_context(
-        page, params, settings, run_folders, own_run, notebook, neighbours, files, made, own, failure
+        page, params, settings, run_folders, own_run, notebook, neighbours, files, made, inputs, failure
     )
     rendered, folder = render(notebook, context).encode(), settings.reports / page.name
     if failure:
@@ -843,24 +850,17 @@ def make_page(
     if own_run:
         _copy_run(own_run, folder, params.score_test)
     told = {"report_key": artifacts.digest(inputs), "inputs": dict(inputs), "made": made}
-    put(notebook, context, rendered, folder, figures, told)
+    put(notebook, context, rendered, folder, told)
     return None
 
 
-def put(
-    notebook: Any,
-    context: PageContext,
-    rendered: bytes,
-    folder: Path,
-    figures: Mapping[str, bytes],
-    told: Mapping[str, Any],
-) -> None:
+def put(notebook: Any, context: PageContext, rendered: bytes, folder: Path, told: Mapping[str, Any]) -> None:
     """The page, its notebook and what its figures plot; page.json, written last with `told`, says that all is whole."""
     import nbformat
 
     artifacts.write_bytes(folder / "notebook.ipynb", nbformat.writes(notebook).encode())
     shutil.rmtree(folder / "figures", ignore_errors=True)
-    for name, content in figures.items():
+    for name, content in figure_files(notebook).items():
         artifacts.write_bytes(folder / name, content)
     artifacts.write_bytes(page_file(folder), rendered)
     page_file(folder, ".failed.html").unlink(missing_ok=True)
@@ -873,14 +873,9 @@ def put(
 
 
 def _number(value: Any, form: str, scale: float = 1) -> str:
-    """A cell of a table, which may have come as text, as None, as NaN, or not at all."""
-    if not isinstance(value, int | float | str):
-        return "–"
-    try:
-        number = float(value) * scale
-    except ValueError:
-        return "–"
-    return format(number, form).replace("-", "−") if math.isfinite(number) else "–"
+    """A cell of a table, which may have come as text, as None or as NaN."""
+    number = leaderboard.number(value)
+    return "–" if number is None else format(number * scale, form).replace("-", "−")
 
 
 def page_file(folder: Path, ending: str = ".html") -> Path:
@@ -916,21 +911,6 @@ def _beside(reports: Path, records: Iterable[Path]) -> list[dict[str, str]]:
         for page, told in found
         if told and page.exists()
     ]
-
-
-def environment(autoescape: bool = True) -> Any:
-    """The templates beside the notebooks' own; `autoescape` off for what is not HTML."""
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(TEMPLATES / "page")
-    made = jinja2.Environment(loader=loader, autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"number": _number, "breakable": breakable, "percent": percent, "count": counted}
-    return made
-
-
-def filled(template: str, **told: Any) -> str:
-    """A page from one of the templates that stand by themselves."""
-    return str(environment().get_template(template).render(**_script(), **told)).strip() + "\n"
 
 
 def render_index(
@@ -1010,7 +990,7 @@ def render_glossary(settings: Settings, own: bool = False) -> str:
 
 def render_limits(settings: Settings, facts: Mapping[str, Any]) -> str:
     """Limits and use, from our own Markdown and `limits.facts`."""
-    source = environment(autoescape=False).get_template("limits.md.j2").render(facts)
+    source = filled("limits.md.j2", autoescape=False, **facts)
     content, headings = _headings(markdown(source, trusted=True))
     page = filled("text.html.j2", dataset=settings.name, title="Limits and use", content=content, headings=headings)
     return glossary.link_page(page, glossary.FILE)

@@ -25,20 +25,19 @@ from fer_core import artifacts, build, report
 from fer_core.artifacts import Run, Settings, write_json
 from fer_core.schema import FerError
 
-SAME_KIND = ("code", "device", "precision", "threads", "processor", "gpu")
 PROVENANCE = re.compile(r"<!-- provenance -->.*?<!-- /provenance -->", re.S)
 
 
 def kind(record: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for the same bits: code, device, precision, threads, processor, torch."""
-    return {name: record.get(name) for name in SAME_KIND} | {"torch": (record.get("versions") or {}).get("torch")}
+    """What must be equal for the same bits."""
+    same = ("code", "device", "precision", "threads", "processor", "gpu")
+    return {name: record.get(name) for name in same} | {"torch": (record.get("versions") or {}).get("torch")}
 
 
 def hashes(run: Run) -> dict[str, str]:
     """SHA-256 of the run's files as they were trained: a ledger says them, else the files do."""
-    stated: dict[str, str] | None = run.provenance.get("sha256")
-    if stated is not None:
-        return stated
+    if "sha256" in run.provenance:
+        return run.provenance["sha256"]
     files = [run.folder / name for name in artifacts.RUN_FILES if name != "run.json"]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()}
 
@@ -57,10 +56,8 @@ def first_difference(stood: Run, fresh: Run) -> str:
         if before.get(field) != after.get(field):
             return f"metrics.json: {field}: {before.get(field)} against {after.get(field)}"
     found, expected = hashes(fresh), hashes(stood)
-    for name in sorted(found.keys() & expected.keys()):
-        if found[name] != expected[name]:
-            return f"{name}: its bytes differ"
-    return ""
+    differing = sorted(name for name in found.keys() & expected.keys() if found[name] != expected[name])
+    return f"{differing[0]}: its bytes differ" if differing else ""
 
 
 def first_page_difference(stood: str, fresh: str) -> str:
@@ -84,14 +81,9 @@ def compare(stood: Run, fresh: Run, seeds: Sequence[Run] = ()) -> dict[str, Any]
     """
     was, now = kind(stood.provenance), kind(fresh.provenance)
     differs = [name for name in was if was[name] != now[name]]
-    allowed = report.tolerance(stood, seeds)
     accuracies = {
-        split: {
-            "stood": stood.metrics[split]["accuracy"],
-            "fresh": fresh.metrics[split]["accuracy"],
-            "tolerance": allowed[split],
-        }
-        for split in allowed
+        split: {"stood": stood.metrics[split]["accuracy"], "fresh": fresh.metrics[split]["accuracy"], "tolerance": off}
+        for split, off in report.tolerance(stood, seeds).items()
         if split in fresh.metrics
     }
     difference = first_difference(stood, fresh)
@@ -142,6 +134,7 @@ def _share_data(settings: Settings, scratch: Settings) -> None:
 
 def _train(scratch: Settings, name: str, jobs: int) -> tuple[Run, Path]:
     """The page's first run, and its page, made in the scratch folder as make makes them."""
+    own = {name: os.environ.get(name) for name in ("FER_OUT", "FER_AFRESH")}
     os.environ |= {"FER_OUT": str(scratch.out), "FER_AFRESH": "1"}
     told = io.StringIO()  # names files that are gone when this ends
     try:
@@ -149,7 +142,11 @@ def _train(scratch: Settings, name: str, jobs: int) -> tuple[Run, Path]:
             status = build.build(artifacts.settings(), [name], jobs)
         run = build.Plan(artifacts.settings(), [name]).pages[name].own
     finally:
-        del os.environ["FER_AFRESH"]
+        for name, value in own.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
     if status or run is None or run.found is None:
         raise FerError(f"{name} could not be trained afresh (status {status}): {told.getvalue().strip()}")
     return run.found, scratch.reports / f"{name}.html"

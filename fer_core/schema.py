@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from operator import ge, gt, le
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def _is(default: Any, group: str, kind: type, about: str, **limits: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def _share(group: str, about: str, default: float = 0.0) -> Any:
-    return _is(default, group, float, about, low=0, high=1)
+def _share(about: str, default: float = 0.0) -> Any:
+    return _is(default, "transforms", float, about, low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -117,17 +118,17 @@ class Params:
     threads: int | str = _is("auto", "training", int, "CPU threads of a training", low=1, high=1024, choices=("auto",))
     # -- transforms of the training images
     rotation_degrees: float = _is(0.0, "transforms", float, "largest turn either way", low=0, high=180)
-    rotation_probability: float = _share("transforms", "of images turned", 1.0)
+    rotation_probability: float = _share("of images turned", 1.0)
     shift_fraction: float = _is(0.0, "transforms", float, "largest shift, as a share of the side", low=0, high=0.5)
-    shift_probability: float = _share("transforms", "of images shifted", 1.0)
+    shift_probability: float = _share("of images shifted", 1.0)
     scale_fraction: float = _is(0.0, "transforms", float, "largest change of size", low=0, high=0.9)
-    scale_probability: float = _share("transforms", "of images scaled", 1.0)
-    mirror_probability: float = _share("transforms", "of images mirrored")
-    half_turn_probability: float = _share("transforms", "of images turned upside down")
+    scale_probability: float = _share("of images scaled", 1.0)
+    mirror_probability: float = _share("of images mirrored")
+    half_turn_probability: float = _share("of images turned upside down")
     light_fraction: float = _is(0.0, "transforms", float, "largest change of brightness and contrast", low=0, high=0.9)
-    light_probability: float = _share("transforms", "of images with changed light", 1.0)
+    light_probability: float = _share("of images with changed light", 1.0)
     erase_pixels: int = _is(0, "transforms", int, "side of the erased square", low=0, high=1024)
-    erase_probability: float = _share("transforms", "of images with an erased square")
+    erase_probability: float = _share("of images with an erased square")
     # -- a page of runs
     seeds: tuple[int, ...] = _is((0,), "page", list, "one run each; the first is shown in detail")
     score_test: bool = _is(False, "page", bool, "whether this page may look at the test set")
@@ -186,25 +187,18 @@ def percent(share: float | None, digits: int = 1) -> str:
     return f"{share * 100:.{digits}f}\u00a0%".replace("-", "\u2212")
 
 
-def _kind_fault(name: str, value: Any, spec: Spec) -> str | None:
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        list: "a list",
-        dict: "a map",
-    }
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a map"}
+
+
+def _kind_fault(value: Any, spec: Spec) -> str | None:
     if spec.kind in (int, float) and isinstance(value, str):
         if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
             return f"is the text '{value}' (YAML reads a number with an exponent only as 1.0e-3): write {float(value)}"
         allowed = f" or {'/'.join(spec.choices)}" if spec.choices else ""
-        return f"is the text '{value}', expected {words[spec.kind]}{allowed}"
-    fits = isinstance(value, (int, float) if spec.kind is float else spec.kind)
-    if spec.kind is list:
-        fits = isinstance(value, (list, tuple))
-    if not fits or (isinstance(value, bool) and spec.kind is not bool):
-        return f"is {value!r}, expected {words[spec.kind]}"
+        return f"is the text '{value}', expected {KINDS[spec.kind]}{allowed}"
+    fitting = {float: (int, float), list: (list, tuple)}.get(spec.kind, spec.kind)
+    if not isinstance(value, fitting) or (isinstance(value, bool) and spec.kind is not bool):
+        return f"is {value!r}, expected {KINDS[spec.kind]}"
     return None
 
 
@@ -214,19 +208,18 @@ def _range_fault(value: Any, spec: Spec) -> str | None:
     if spec.kind in (int, float):
         if isinstance(value, int) and abs(value) > 2**63:
             return "is a number of too many digits"
-        bounds = [(spec.low, "at least", value >= (spec.low or 0)), (spec.high, "at most", value <= (spec.high or 0))]
-        bounds.append((spec.above, "above", value > (spec.above or 0)))
         if not math.isfinite(value):
             return f"is {value}, expected a finite number"
+        bounds = (spec.low, "at least", ge), (spec.high, "at most", le), (spec.above, "above", gt)
         for bound, word, holds in bounds:
-            if bound is not None and not holds:
+            if bound is not None and not holds(value, bound):
                 return f"is {value}, expected {word} {bound:g}"
     return None
 
 
 def check_spec(name: str, value: Any, spec: Spec, where: str) -> None:
     """Refuse a value of the wrong type or out of the spec's range, in a sentence that names `where` it stands."""
-    fault = _kind_fault(name, value, spec) or _range_fault(value, spec)
+    fault = _kind_fault(value, spec) or _range_fault(value, spec)
     if fault:
         raise ParameterError(f"{where}: {name} {fault}{'' if fault.endswith('?') else '.'}")
 
@@ -271,7 +264,7 @@ def check(values: Mapping[str, Any], where: str, allowed: Iterable[str] | None =
 
 def network_names() -> list[str]:
     """The networks there are: one for each file in fer_core/networks/, found without importing any."""
-    files = (Path(__file__).parent / "networks").glob("[!.]*.py")
+    files = (PACKAGE / "networks").glob("[!.]*.py")
     return sorted(f.stem for f in files if f.stem not in ("__init__", "layers"))
 
 
@@ -324,9 +317,8 @@ def parse_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ParameterError(
-            f"{where}{line}: not valid YAML ({getattr(fault, 'problem', fault)}): correct it."
-        ) from None
+        problem = getattr(fault, "problem", fault)
+        raise ParameterError(f"{where}{line}: not valid YAML ({problem}): correct it.") from None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -452,10 +444,10 @@ def notebook_defaults(notebook: str) -> dict[str, Any]:
 def notebook_parameters(notebook: str) -> list[str]:
     """The names a notebook accepts: all of each group that its parameters cell names one of."""
     groups = {SPECS[name].group for name in notebook_defaults(notebook)}
-    if groups & {"training"}:
+    if "training" in groups:
         groups |= {*RUN_GROUPS, "page"}
-    seed_given_by_page = {"seed"} if "page" in groups else set()
-    return [name for name, spec in SPECS.items() if spec.group in groups and name not in seed_given_by_page]
+    seeded_by_page = "page" in groups
+    return [name for name, spec in SPECS.items() if spec.group in groups and not (name == "seed" and seeded_by_page)]
 
 
 @cache
@@ -481,9 +473,7 @@ def _lower(params: Params) -> Params:
 def resolve(values: Mapping[str, Any], sample: bool, set_values: Mapping[str, Any] | None = None) -> Params:
     """Checked `values` over the general defaults, under the sample's ceilings, with SET last."""
     params = Params(**values)
-    if sample:
-        params = _lower(params)
-    return dataclasses.replace(params, **(set_values or {}))
+    return dataclasses.replace(_lower(params) if sample else params, **(set_values or {}))
 
 
 def resolve_page(page: Page, sample: bool, set_values: Mapping[str, Any] | None = None) -> Params:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fer_core import build, devices
@@ -23,18 +23,16 @@ TIMEOUT_MINUTES = 240  # of a job; one that needs longer is requeued
 MAX_TIMEOUTS = 100
 
 
+@dataclass
 class Training:
     """What a job executes: the run of a message, in a thread of its own, so that a signal can wait for its end."""
 
-    def __init__(self, message: dict[str, Any], settings: Settings) -> None:
-        self.message, self.settings = message, settings
-        self.stop = threading.Event()
-        self.answer: dict[str, Any] = {"error": "the job was stopped before its run had ended"}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Training, (self.message, self.settings)
+    message: dict[str, Any]
+    settings: Settings
 
     def __call__(self) -> dict[str, Any]:
+        self.stop = threading.Event()
+        self.answer: dict[str, Any] = {"error": "the job was stopped before its run had ended"}
         self.thread = threading.Thread(target=self._train, daemon=True)
         self.thread.start()
         self.thread.join()
@@ -83,14 +81,12 @@ class SlurmEngine:
             import submitit
         except ImportError:
             raise FerError("ENGINE is slurm, but submitit is not installed here: pip install submitit==1.5.4") from None
-        local = address == "local"
+        kind, words = ("local", []) if address == "local" else ("slurm", address.split())
         try:
             executor = submitit.AutoExecutor(
-                self.settings.store / "slurm",
-                cluster="local" if local else "slurm",
-                **{f"{'local' if local else 'slurm'}_max_num_timeout": MAX_TIMEOUTS},
+                self.settings.store / "slurm", cluster=kind, **{f"{kind}_max_num_timeout": MAX_TIMEOUTS}
             )
-            given = dict(part.partition("=")[::2] for part in ([] if local else address.split()))
+            given = dict(word.partition("=")[::2] for word in words)
             parameters = {name: parse_yaml(value, f"ADDRESS {name}") for name, value in given.items()}
             executor.update_parameters(
                 **{"name": "fer", "timeout_min": TIMEOUT_MINUTES, "gpus_per_node": self.gpus, **parameters}

@@ -21,26 +21,25 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import optuna
 from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fer_core import artifacts, build, data, devices, report, schema
 from fer_core.artifacts import Run, Settings, digest, run_folder, run_key
 from fer_core.data import PRIVATE, Faces
 from fer_core.schema import ROOT, RUN_PARAMETERS, SPECS, FerError, ParameterError, Params, nearest, percent
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.storages import RDBStorage
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
 
 SWEEPS = ROOT / "params" / "sweeps"
 SAMPLE_TRIALS = 8  # at most, on drawn data: enough for every part of the page
@@ -50,6 +49,7 @@ METRICS = {"validation_accuracy": "accuracy", "validation_loss": "loss"}
 TOP_SHARE = 0.25  # importance is a parameter's part in reaching the best quarter
 FEW_TRIALS = 4  # fewer have no best quarter
 ENOUGH_TRIALS = 20  # of fewer their parameters' parts are a hint and no more
+GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # raised where the other end of a connection is no more
 
 
 # ---------------------------------------------------------------------------------------------------------- definition
@@ -89,11 +89,24 @@ class Pruner:
 class Range:
     """What a parameter is tried at: from low to high (by log, or in steps), or one of the choices."""
 
-    low: float | None = None
-    high: float | None = None
+    low: Any = None  # a number wherever there are no choices
+    high: Any = None
     log: bool = False
     step: int | None = None
     choices: tuple[Any, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if value is None or not self.low <= value <= self.high:
+            return False
+        return (value - self.low) % self.step == 0 if self.step else True
+
+    def shortened(self, value: Any) -> Any:
+        """Three digits of a real number, inside the range: what a reader can type, and no worse."""
+        if self.choices or not isinstance(value, float):
+            return value
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -173,7 +186,7 @@ def _range(name: str, stated: Any, where: str) -> Range:
         if set(stated) != {"choices"} or not isinstance(stated["choices"], list) or len(stated["choices"]) < 2:
             raise ParameterError(f"{where}: {name} needs two choices or more, and nothing beside them.")
         choices = tuple(schema.check_value(name, value, where) for value in stated["choices"])
-        if len({json.dumps(choice) for choice in choices}) < len(choices):
+        if len(set(choices)) < len(choices):
             raise ParameterError(f"{where}: {name} has a choice that stands twice; delete one.")
         return Range(choices=choices)
     return _interval(name, stated, where)
@@ -186,33 +199,29 @@ def _interval(name: str, stated: dict[str, Any], where: str) -> Range:
     if not {"low", "high"} <= set(stated):
         raise ParameterError(f"{where}: {name} needs low and high, or choices.")
     low, high = (schema.check_value(name, stated[end], f"{where}, {end} of {name}") for end in ("low", "high"))
-    if low is None or high is None or isinstance(low, str) or isinstance(high, str) or not low < high:
+    if low is None or high is None or not low < high:
         raise ParameterError(f"{where}: {name} is from {low} to {high}, expected low below high.")
     log, step = stated.get("log", False), stated.get("step")
     if not isinstance(log, bool):
         raise ParameterError(f"{where}: log of {name} is {log!r}, expected true or false.")
     if log and low <= 0:
         raise ParameterError(f"{where}: {name} is from {low} by log, expected a low above 0.")
-    if step is not None and (log or kind is not int or isinstance(step, bool) or not isinstance(step, int) or step < 1):
+    if step is not None and (log or kind is not int or type(step) is not int or step < 1):
         raise ParameterError(f"{where}: step of {name} is {step!r}: it goes with whole numbers not by log.")
     return Range(low, high, log, step)
 
 
 def distributions(sweep: Sweep) -> dict[str, BaseDistribution]:
     """The ranges as Optuna's."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    found: dict[str, BaseDistribution] = {}
-    for name, part in sweep.ranges.items():
+    def distribution(name: str, part: Range) -> BaseDistribution:
         if part.choices:
-            found[name] = CategoricalDistribution(part.choices)
-        elif SPECS[name].kind is int:
-            assert part.low is not None and part.high is not None
-            found[name] = IntDistribution(int(part.low), int(part.high), log=part.log, step=part.step or 1)
-        else:
-            assert part.low is not None and part.high is not None
-            found[name] = FloatDistribution(part.low, part.high, log=part.log)
-    return found
+            return CategoricalDistribution(part.choices)
+        if SPECS[name].kind is int:
+            return IntDistribution(part.low, part.high, part.log, part.step or 1)
+        return FloatDistribution(part.low, part.high, part.log)
+
+    return {name: distribution(name, part) for name, part in sweep.ranges.items()}
 
 
 def base_params(sweep: Sweep, settings: Settings) -> Params:
@@ -274,22 +283,22 @@ def train(
     """
     from fer_core import training, watch
 
-    started, done = time.monotonic(), list[Run]()
+    started, found = time.monotonic(), list[dict[str, Any]]()
     told = 0
     given_up = False
 
-    def hear(row: Mapping[str, Any]) -> None:
+    def hear(row: Mapping[Any, Any]) -> None:
         nonlocal told, given_up
         if not given_up and row["epoch"] > told and math.isfinite(row[objective]):
             told = int(row["epoch"])
             given_up = tell(told, float(row[objective]))
 
     def on_epoch(row: Mapping[str, Any]) -> None:
-        if row.get("resuming", row.get("epoch", 0)) > told + 1:  # trained by a process that was killed, or by another
-            for earlier in _checkpointed(runs[0], settings, faces):  # a kill may have come before the last was told
-                hear(earlier)
-        if "epoch" in row:
+        if "resuming" not in row:
             hear(row)
+        elif state := watch.checkpoint(watch.place(runs[0], settings, faces.data_hash)):
+            for earlier in state["history"]:  # told again: a kill may have come before the last one was
+                hear(earlier)
 
     for place, params in enumerate(runs):
         try:
@@ -300,14 +309,13 @@ def train(
             if not given_up:
                 raise
         else:
+            found.append(run.metrics)
             if place == 0:  # a run that was there already tells its epochs too
                 for row in run.history.to_dict("records"):
-                    hear({str(name): value for name, value in row.items()})
+                    hear(row)
         if given_up:
             seconds = time.monotonic() - started
             return {"state": "pruned", "scores": [], "epochs": [told], "status": ["pruned"], "seconds": seconds}
-        done.append(run)
-    found = [run.metrics for run in done]
     first = found[0]["validation"]
     return {
         "state": "complete",
@@ -319,14 +327,6 @@ def train(
     }
 
 
-def _checkpointed(params: Params, settings: Settings, faces: Faces) -> list[dict[str, Any]]:
-    """The history rows that the run's checkpoint holds."""
-    from fer_core import watch
-
-    state = watch.checkpoint(watch.place(params, settings, faces.data_hash))
-    return state["history"] if state else []
-
-
 def serve(connection: Connection, settings: Settings, objective: str, log: Path) -> None:
     """A worker's life: lists of runs come in, ("epoch", number, score) and ("end", outcome) go out."""
     with log.open("ab") as file:
@@ -336,22 +336,24 @@ def serve(connection: Connection, settings: Settings, objective: str, log: Path)
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     faces = without_test_images(data.open_faces(settings.data, settings.store))
+    with contextlib.suppress(*GONE):  # the next call goes on from the checkpoint
+        while True:
+            runs = connection.recv()
+            connection.send(("end", _attempt(connection, runs, objective, settings, faces, ended.is_set)))
+
+
+def _attempt(
+    way: Connection, runs: list[Params], objective: str, settings: Settings, faces: Faces, stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """A trial's outcome, a fault's too; its epochs are told and answered on the way to the parent."""
 
     def tell(epoch: int, score: float) -> bool:
-        connection.send(("epoch", epoch, score))
-        return connection.recv()
+        way.send(("epoch", epoch, score))
+        return way.recv()
 
-    try:
-        while True:
-            connection.send(("end", _attempt(connection.recv(), objective, settings, faces, tell, ended.is_set)))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone: the next call goes on from the checkpoint
-
-
-def _attempt(runs: list[Params], objective: str, settings: Settings, faces: Faces, tell: Any, stop: Any) -> dict:
     try:
         return train(runs, objective, settings, faces, tell, stop)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except GONE:
         raise
     except Exception as fault:
         return {"state": "failed", "reason": build.fault_words(fault, settings)}
@@ -370,16 +372,12 @@ class Sender:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        def tell(epoch: int, score: float) -> bool:
-            self.theirs.send(("epoch", epoch, score))
-            return self.theirs.recv()
-
         with contextlib.suppress(EOFError, OSError), self.theirs:  # the search is over
             faces = without_test_images(data.open_faces(self.settings.data, self.settings.store))
             while True:
                 runs, started = self.theirs.recv(), time.monotonic()
                 outcome = self._train(runs, faces.data_hash)
-                outcome = outcome or _attempt(runs, self.objective, self.settings, faces, tell, lambda: False)
+                outcome = outcome or _attempt(self.theirs, runs, self.objective, self.settings, faces, lambda: False)
                 self.theirs.send(("end", outcome | {"seconds": time.monotonic() - started}))
 
     def _train(self, runs: list[Params], data_hash: str) -> dict[str, Any] | None:
@@ -414,14 +412,14 @@ class Hand:
         theirs.close()
         self.trial: int | None = None
 
-    def close(self, patience: float = 5.0) -> None:
+    def close(self) -> None:
         """End it, politely first: what it trains stands in its last checkpoint."""
+        self.connection.close()  # an idle one hears this alone: its SIGTERM only sets a mark
         self.process.terminate()
-        self.process.join(patience)
+        self.process.join(timeout=5)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        self.connection.close()
 
 
 # -------------------------------------------------------------------------------------------------------------- search
@@ -449,7 +447,7 @@ class Search:
         self.warmup = min(sweep.pruner.warmup_epochs, max(1, self.base.epochs - 2) if settings.sample else 10_000)
         self.distributions = distributions(sweep)
         self.hands: list[Hand | Sender] = []
-        self.deaths: dict[int, int] = {}
+        self.deaths = Counter[int]()
         self._trials: list[FrozenTrial] | None = None
         folder = settings.store / "sweeps" / settings.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -458,17 +456,14 @@ class Search:
         self.path = folder / f"{sweep.name}.db"
 
     @cached_property
-    def storage(self) -> RDBStorage:
-        import optuna
+    def storage(self) -> optuna.storages.RDBStorage:
         from sqlalchemy import URL
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return optuna.storages.RDBStorage(URL.create("sqlite", database=str(self.path)).render_as_string())
 
     @cached_property
-    def study(self) -> Study:
-        import optuna
-
+    def study(self) -> optuna.Study:
         return optuna.create_study(
             storage=self.storage, study_name=self.key, direction=DIRECTIONS[self.sweep.objective], load_if_exists=True
         )
@@ -481,12 +476,11 @@ class Search:
             del stated[name]
         part = self.sweep.ranges.get("network")
         networks = part.choices if part else (self.base.network,)
-        return digest([stated, [self.run_keys(self.base.replace(network=network)) for network in networks]])
+        return digest([stated, [self.run_keys({"network": network}) for network in networks]])
 
-    def run_keys(self, params: Params) -> list[str]:
-        """The training key of each seed's run."""
-        seeds = [dataclasses.replace(params, seed=seed) for seed in self.base.seeds]
-        resolved = [devices.resolve(run, self.settings.device) for run in seeds]
+    def run_keys(self, values: Mapping[str, Any]) -> list[str]:
+        """The training keys of a trial's runs."""
+        resolved = [devices.resolve(run, self.settings.device) for run in trial_runs(self.base, values)]
         return [run_key(run, self.data_hash, device).key for run, device in resolved]
 
     @property
@@ -496,10 +490,8 @@ class Search:
             self._trials = self.study.get_trials(deepcopy=False)
         return self._trials
 
-    def _probe(self, n: int) -> Study:
+    def _probe(self, n: int) -> optuna.Study:
         """A study in memory as trial n may see it: what ended up to n − side_by_side, and chance of its own."""
-        import optuna
-
         sampler, pruner = self.sweep.sampler, self.sweep.pruner
         seed = int(np.random.SeedSequence([sampler.seed, n]).generate_state(1)[0])
         chance: Any = optuna.samplers.RandomSampler(seed)
@@ -509,30 +501,33 @@ class Search:
         if pruner.kind == "median":
             median = optuna.pruners.MedianPruner(pruner.startup_trials, self.warmup + 1)  # steps count from 1
         probe = optuna.create_study(direction=DIRECTIONS[self.sweep.objective], sampler=chance, pruner=median)
-        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-        probe.add_trials(t for t in self.trials[: max(0, n - self.sweep.side_by_side + 1)] if t.state in ended)
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        probe.add_trials(trial for trial in self.trials[: self._seen(n)] if trial.state in ended)
         return probe
+
+    def _seen(self, n: int) -> int:
+        """How many trials, from the first on, trial n is chosen and judged by."""
+        return max(0, n - self.sweep.side_by_side + 1)
+
+    def _running(self, values: dict[str, Any], **attributes: Any) -> FrozenTrial:
+        state = TrialState.RUNNING
+        return create_trial(state=state, params=values, distributions=self.distributions, user_attrs=attributes)
 
     @property
     def own(self) -> dict[str, Any]:
         """The base page's own values; empty where the ranges do not hold them."""
         own = {name: getattr(self.base, name) for name in self.sweep.ranges}
-        return own if all(_holds(part, own[name]) for name, part in self.sweep.ranges.items()) else {}
+        return own if all(part.holds(own[name]) for name, part in self.sweep.ranges.items()) else {}
 
     def propose(self, n: int) -> dict[str, Any]:
         """The values of trial n; the first are the base page's own, where the ranges hold them."""
-        import optuna
-
         if n == 0 and self.own:
             return self.own
         probe = self._probe(n)
-        for other in self.trials[max(0, n - self.sweep.side_by_side + 1) : n]:
-            running = optuna.trial.TrialState.RUNNING  # TPE keeps away from what is being tried
-            probe.add_trial(
-                optuna.trial.create_trial(state=running, params=other.params, distributions=self.distributions)
-            )
+        for other in self.trials[self._seen(n) : n]:
+            probe.add_trial(self._running(other.params))  # TPE keeps away from what is being tried
         values = probe.ask(self.distributions).params
-        return {name: _short(value, self.sweep.ranges[name]) for name, value in values.items()}
+        return {name: self.sweep.ranges[name].shortened(value) for name, value in values.items()}
 
     def prunes(self, n: int, epoch: int) -> bool:
         """Whether trial n, whose scores up to this epoch are stored, is given up here; never at its last epoch."""
@@ -547,8 +542,6 @@ class Search:
 
     def _next(self) -> int | None:
         """The trial to start now: one that was under way when a process died, or a new one; None: none yet, or none."""
-        import optuna
-
         trials, busy = self.trials, {hand.trial for hand in self.hands}
         for trial in trials:
             if not trial.state.is_finished() and trial.number not in busy:
@@ -557,16 +550,10 @@ class Search:
         hours = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials) / 3600
         if n >= self.trials_wanted or hours >= (self.sweep.budget.hours or math.inf):
             return None
-        if not all(trial.state.is_finished() for trial in trials[: max(0, n - self.sweep.side_by_side + 1)]):
+        if not all(trial.state.is_finished() for trial in trials[: self._seen(n)]):
             return None
         values = self.propose(n)
-        state = optuna.trial.TrialState.RUNNING
-        keys = self.run_keys(self.base.replace(**values))
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=state, params=values, distributions=self.distributions, user_attrs={"keys": keys}
-            )
-        )
+        self.study.add_trial(self._running(values, keys=self.run_keys(values)))
         self._trials = None
         return n
 
@@ -578,14 +565,11 @@ class Search:
         FerError: another process is at this very sweep.
         """
         try:
-            with self.lock:
-                self._trials = None
-                self._run(jobs)
+            self.lock.acquire()
         except Timeout:
             raise FerError(f"sweep {self.sweep.name} is running already: wait for it, or end that process.") from None
-
-    def _run(self, jobs: int) -> None:
         try:
+            self._trials = None
             while True:
                 while (sum(hand.trial is not None for hand in self.hands) < jobs) and (n := self._next()) is not None:
                     self._start(n)
@@ -598,6 +582,7 @@ class Search:
             for hand in self.hands:
                 hand.close()
             self.hands.clear()
+            self.lock.release()
 
     def _start(self, n: int) -> None:
         hand = next((hand for hand in self.hands if hand.trial is None), None)
@@ -611,7 +596,7 @@ class Search:
         self.say(f"trial {n}: {report.set_text(trial.params)}{again}")
         try:
             hand.connection.send(trial_runs(self.base, trial.params))
-        except (BrokenPipeError, ConnectionResetError):
+        except GONE:
             self._bury(hand)
 
     def _hear(self, hand: Hand | Sender) -> None:
@@ -623,11 +608,11 @@ class Search:
                 self._trials = None
                 hand.connection.send(self.prunes(hand.trial, told[0]))
                 return
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except GONE:
             self._bury(hand)
-            return
-        self._end(hand.trial, told[0])
-        hand.trial = None
+        else:
+            self._end(hand.trial, told[0])
+            hand.trial = None
 
     def _bury(self, hand: Hand | Sender) -> None:
         """A worker died (killed, or out of memory): its trial is taken up once more, then it counts as failed."""
@@ -635,43 +620,26 @@ class Search:
         assert n is not None
         hand.close()
         self.hands.remove(hand)
-        self.deaths[n] = self.deaths.get(n, 0) + 1
+        self.deaths[n] += 1
         how = f"its process ended with {hand.process.exitcode}" if isinstance(hand, Hand) else "its thread ended"
         self.say(f"trial {n}: {how}; see {self.log.name} in the run store")
         if self.deaths[n] > 1:
             self._end(n, {"state": "failed", "reason": f"{how}, twice"})
 
     def _end(self, n: int, outcome: dict[str, Any]) -> None:
-        from optuna.trial import TrialState
-
-        scores = outcome.pop("scores", [])
+        scores = outcome.get("scores")
         value = float(np.mean(scores)) if scores else math.nan
         if outcome["state"] == "complete" and not math.isfinite(value):
             outcome |= {"state": "failed", "reason": f"its {self.sweep.objective} is not a number"}
         if "reason" in outcome:  # the page and trials.csv may be published as they are
             outcome["reason"] = report.hide_paths(outcome["reason"], self.settings)
-        for name, told in {**outcome, "scores": scores}.items():
+        for name, told in outcome.items():
             self.storage.set_trial_user_attr(self.trials[n]._trial_id, name, told)
         state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(outcome["state"], TrialState.FAIL)
         self.study.tell(n, value if state == TrialState.COMPLETE else None, state)
         self._trials = None
         word = f"{self.sweep.objective} {value:.4f}" if state == TrialState.COMPLETE else outcome["state"]
         self.say(f"trial {n}: {word}{': ' + outcome['reason'] if 'reason' in outcome else ''}")
-
-
-def _holds(part: Range, value: Any) -> bool:
-    if part.choices:
-        return any(choice == value and type(choice) is type(value) for choice in part.choices)
-    if value is None or part.low is None or part.high is None or not part.low <= value <= part.high:
-        return False
-    return (value - part.low) % (part.step or 1) == 0 if isinstance(value, int) else True
-
-
-def _short(value: Any, part: Range) -> Any:
-    """Three digits of a real number, inside its range: what a reader can type, and no worse."""
-    if not isinstance(value, float) or part.low is None or part.high is None:
-        return value
-    return min(max(float(f"{value:.3g}"), float(part.low)), float(part.high))
 
 
 # ---------------------------------------------------------------------------------------------------------------- page
@@ -703,7 +671,7 @@ def _row(trial: FrozenTrial) -> Row:
     if state == "complete" and "diverged" in told["status"]:
         state = "diverged"
     curve = dict(sorted(trial.intermediate_values.items()))
-    score = float(trial.values[0]) if told.get("state") == "complete" else None
+    score = trial.value if told.get("state") == "complete" else None
     epochs = sum(told.get("epochs", [])) or len(curve)
     keys = " ".join(told["keys"])
     return Row(trial.number, state, trial.params, score, epochs, keys, told.get("reason", ""), curve, told)
@@ -723,8 +691,7 @@ def trials_csv(sweep: Sweep, found: Iterable[Row]) -> bytes:
     writer.writerow(["trial", "state", *sweep.ranges, sweep.objective, "epochs", "training_keys", "reason"])
     for row in found:
         values = [_cell(row.values[name]) for name in sweep.ranges]
-        score = "" if row.score is None else repr(row.score)
-        writer.writerow([row.trial, row.state, *values, score, row.epochs, row.training_keys, row.reason])
+        writer.writerow([row.trial, row.state, *values, row.score, row.epochs, row.training_keys, row.reason])
     return text.getvalue().encode()
 
 
@@ -749,8 +716,6 @@ def importance(search: Search, found: list[Row]) -> dict[str, float]:
 
     Source: arXiv:2304.10255, as Optuna computes it.
     """
-    import optuna
-
     sign = -1.0 if DIRECTIONS[search.sweep.objective] == "maximize" else 1.0
     known = [row for row in found if row.score is not None or (row.state == "pruned" and row.curve)]
     scored = [sign * row.score for row in known if row.score is not None]
@@ -762,7 +727,7 @@ def importance(search: Search, found: list[Row]) -> dict[str, float]:
         return {}
     study = optuna.create_study(direction="minimize")
     for row, value in zip(known, values, strict=True):
-        study.add_trial(optuna.trial.create_trial(params=row.values, distributions=search.distributions, value=value))
+        study.add_trial(create_trial(params=row.values, distributions=search.distributions, value=value))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP_SHARE)
     names = list(search.sweep.ranges)
     found_shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
@@ -777,8 +742,8 @@ def finding(search: Search, found: list[Row], best: Row | None) -> str:
     """The page's first sentences, from the trials."""
     sweep, words = search.sweep, _words(search.sweep)
     said = {"pruned": "given up early", "failed": "failed", "diverged": "diverged"}
-    counts = {state: sum(row.state == state for row in found) for state in said}
-    told = [f"{count} {said[state]}" for state, count in counts.items() if count]
+    counts = Counter(row.state for row in found)
+    told = [f"{counts[state]} {ending}" for state, ending in said.items() if counts[state]]
     told_text = f" ({', '.join(told)})" if told else ""
     if best is None:
         return f"None of {len(found)} trials{told_text} was trained to its end."
@@ -824,15 +789,10 @@ def _tried(search: Search) -> str:
 
 def _how(search: Search) -> str:
     """Sampler, pruner and budget in words."""
-    sweep = search.sweep
-    text = (
-        "Values are drawn at random."
-        if sweep.sampler.kind == "random"
-        else (
-            f"The first {sweep.sampler.startup_trials} trials are drawn at random, the others by TPE "
-            f"(sampler seed {sweep.sampler.seed})."
-        )
-    )
+    sweep, text = search.sweep, "Values are drawn at random."
+    if sweep.sampler.kind == "tpe":
+        text = f"The first {sweep.sampler.startup_trials} trials are drawn at random, the others by TPE "
+        text += f"(sampler seed {sweep.sampler.seed})."
     if search.own:
         text += " In place of what would be drawn first stand the base page's own values."
     if sweep.pruner.kind == "median":
@@ -843,9 +803,8 @@ def _how(search: Search) -> str:
     text += f" Up to {sweep.side_by_side} trials are under way together, and each is chosen and judged by those "
     text += "that came before them, so that the same trials come out however many cores there are."
     if len(search.trials) < search.trials_wanted:
-        text += (
-            f" The {sweep.budget.hours:g} hours of training were spent before all {search.trials_wanted} trials were."
-        )
+        hours = f"{sweep.budget.hours:g} hours of training"
+        text += f" The {hours} were spent before all {search.trials_wanted} trials were."
     return text
 
 
@@ -948,8 +907,6 @@ def _shown(row: Row, sweep: Sweep, best: int | None) -> list[Any]:
 
 def render(search: Search) -> str:
     """The sweep's page, as the other pages look."""
-    from importlib.metadata import version
-
     sweep, settings, found = search.sweep, search.settings, rows(search)
     keys = [key for row in found for key in row.training_keys.split()]
     runs = [Run(key, search.base, run_folder(settings.store, key)) for key in keys]
@@ -992,8 +949,7 @@ def sweep(settings: Settings, name: str, jobs: int, connect: Callable[[Settings]
     `connect` gives the engine that trains, as many trials at a time as may be under way together.
     """
     stated = load(name)
-    with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(contextlib.closing(connect(settings))) if connect else None
+    with contextlib.closing(connect(settings)) if connect else contextlib.nullcontext() as engine:
         search = Search(stated, settings, lambda line: print(line, file=sys.stderr, flush=True), engine)
         search.run(stated.side_by_side if engine else jobs)
     page = write_page(search)

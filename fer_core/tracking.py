@@ -11,7 +11,6 @@ import base64
 import json
 import netrc
 import os
-import re
 import struct
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from urllib.parse import urlparse
 
 from fer_core.artifacts import Settings, read_json
 
-PART = re.compile(r"offline-run-\d{8}_\d{6}-(.+)")
 BLOCK, HEADER = 32_768, 7  # bytes of a block and of a record's head in a .wandb file; the file begins with as many
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 CLOUD = "https://api.wandb.ai"
@@ -65,17 +63,14 @@ def offline_runs(store: Path) -> list[Tracked]:
     """All runs of the store with something logged offline, by id."""
     parts: dict[str, list[Part]] = {}
     states: dict[str, str] = {}
-    for folder in sorted((store / "runs").glob("*/wandb/offline-run-*")):  # their names begin with the time
-        match = PART.fullmatch(folder.name)
-        file = folder / f"run-{match[1]}.wandb" if match else folder
-        if match is None or not file.is_file():
-            continue
+    for file in sorted((store / "runs").glob("*/wandb/offline-run-*/run-*.wandb")):  # folders begin with the time
+        name = file.stem.removeprefix("run-")
         sent = Part(file, ()).sent
         if not sent and next(records(file.read_bytes()), None) is None:
             continue  # killed before anything was on disk: nothing to send, and wandb's sync cannot read it
         epochs = () if sent else tuple(logged_epochs(file))
-        parts.setdefault(match[1], []).append(Part(file, epochs))
-        states[match[1]] = (read_json(folder.parent.parent / "run.json") or {}).get("state", "under way, or cut off")
+        parts.setdefault(name, []).append(Part(file, epochs))
+        states[name] = (read_json(file.parents[2] / "run.json") or {}).get("state", "under way, or cut off")
     return [Tracked(name, states[name], tuple(parts[name])) for name in sorted(parts)]
 
 
@@ -126,8 +121,7 @@ def describe(run: Tracked) -> str:
             first, last = part.epochs[0], part.epochs[-1]
             told = f"epochs {first} to {last}" if first < last else f"epoch {first}"
         lines.append(f"    {part.file.parent.name}: {told}")
-    unsent = all(not part.sent for part in run.parts)
-    if unsent and run.missing:
+    if run.missing and not any(part.sent for part in run.parts):
         lines.append(f"    not logged, since a kill came between: epochs {', '.join(map(str, run.missing))}")
     return "\n".join(lines)
 
@@ -180,7 +174,7 @@ def _key() -> str | None:
     return login[2] if login else None
 
 
-def refusal(patience_seconds: float = 10.0) -> str | None:
+def refusal() -> str | None:
     """Why the server would not take a run now, in a few words; None where it answers to the key."""
     key = _key()
     if key is None:
@@ -190,7 +184,7 @@ def refusal(patience_seconds: float = 10.0) -> str | None:
     headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
     try:
         asked = urllib.request.Request(f"{server()}/graphql", question, headers)
-        with urllib.request.urlopen(asked, timeout=patience_seconds) as answer:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
             told = json.loads(answer.read(1_000_000))
     except urllib.error.HTTPError as fault:
         return f"it answers {fault.code} {fault.reason}"

@@ -57,20 +57,17 @@ def train_or_load(
     ------
     Stopped, FerError: as there; and where there is a GPU that this torch cannot compute on.
     """
-    resolved, device = devices.resolve(params, settings.device)
+    _, device = devices.resolve(params, settings.device)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as fault:
-        if "out of memory" in str(fault):
-            raise FerError(
-                f"The memory of the {device} device is full: end what uses it, or use DEVICE=cpu."
-            ) from fault
-        raise FerError(
-            f"This machine has a {device} device, but torch {torch.__version__} cannot compute on it: use DEVICE=cpu, "
-            "or a torch that was built for its driver."
-        ) from fault
+        why = f"The memory of the {device} device is full: end what uses it, or use DEVICE=cpu."
+        if "out of memory" not in str(fault):
+            why = f"This machine has a {device} device, but torch {torch.__version__} cannot compute on it: "
+            why += "use DEVICE=cpu, or a torch that was built for its driver."
+        raise FerError(why) from fault
     folder = place(params, settings, faces.data_hash)
-    run = Run(folder.name, resolved, folder)
+    run = Run(folder.name, params, folder)
     if run.finished and not run.whole:
         with FileLock(folder.with_suffix(".lock")):
             (folder / "run.json").unlink(missing_ok=True)
@@ -106,16 +103,10 @@ class _Watch:
         self.faces, self.folder = faces, place(params, settings, faces.data_hash)
 
     @cached_property
-    def _split(self) -> data.Split:
-        return data.split_of(self.faces, self.params)
-
-    @cached_property
-    def _test(self) -> training.ImageSet:
-        return training.image_set(self.faces, self._split.test, self.device)
-
-    @cached_property
-    def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return training.pixel_scale(self.faces.images[self._split.train], self.device)
+    def _ready(self) -> tuple[data.Split, training.ImageSet, tuple[torch.Tensor, torch.Tensor]]:
+        split = data.split_of(self.faces, self.params)
+        test = training.image_set(self.faces, split.test, self.device)
+        return split, test, training.pixel_scale(self.faces.images[split.train], self.device)
 
     def write_down(self) -> None:
         """Add the row of the checkpoint's epoch, unless it is there."""
@@ -123,12 +114,14 @@ class _Watch:
         known = pd.read_csv(file).to_dict("records") if file.exists() else []
         if state is None or (epoch := len(state["history"])) in [row["epoch"] for row in known]:
             return
-        right = self._right(state)
-        row = dict(zip(COLUMNS, (epoch, right.mean(), right[self._split.leak_free].mean()), strict=True))
+        split, test, scale = self._ready
+        answers = training.predict(self._network(state), test.images, scale, self.params).argmax(1)
+        right = (answers == test.labels).cpu().numpy()
+        row = dict(zip(COLUMNS, (epoch, right.mean(), right[split.leak_free].mean()), strict=True))
         artifacts.write_frame(file, pd.DataFrame([*known, row], columns=list(COLUMNS)).astype({"epoch": int}))
 
-    def _right(self, state: dict[str, Any]) -> Any:
-        """Whether the weights that are measured by epoch are right about each test image."""
+    def _network(self, state: dict[str, Any]) -> torch.nn.Module:
+        """With the weights that are measured by epoch."""
         faces = self.faces
         with torch.random.fork_rng():  # its weights are drawn, then overwritten
             network = networks.build(self.params, faces.image_size, faces.channels, len(faces.classes))
@@ -136,6 +129,4 @@ class _Watch:
         if (average := state["average"]) is not None:
             weights = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
         network.load_state_dict(weights)
-        network = network.to(self.device).to(memory_format=torch.channels_last)
-        answers = training.predict(network, self._test.images, self._scale, self.params).argmax(1)
-        return (answers == self._test.labels).cpu().numpy()
+        return network.to(self.device).to(memory_format=torch.channels_last)

@@ -330,7 +330,7 @@ def test_a_page_with_a_dot_asked_for_twice_under_a_name_of_ones_own_is_made_once
 
 
 def test_of_pages_that_wait_for_each_others_runs_one_goes_first(tmp_path: Path) -> None:
-    work = build.Build(build.Plan(artifacts.Settings(None, "sample", "cpu", tmp_path), []), 1, lambda line: None)
+    work = build.Build(build.Plan(artifacts.Settings(None, "sample", "cpu", tmp_path), []), 1)
     one, other = (
         build.Task(n, {"kind": "page"}, {after}, 1.0, key) for n, after, key in (("p", "b", "a"), ("q", "a", "b"))
     )
@@ -465,14 +465,14 @@ def test_a_claims_page_is_stale_once_a_page_that_it_compares_scores_the_test_oth
     place: artifacts.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, load = "05_analysis/depth", schema.load_page
-    before = build.Plan(place, [name]).pages[name].report_key
+    before = build.Plan(place, [name]).pages[name].inputs
 
     def unscored(asked: str) -> schema.Page:
         page = load(asked)
         return schema.Page(page.name, page.values | {"score_test": False}) if asked.startswith("04_") else page
 
     monkeypatch.setattr(schema, "load_page", unscored)
-    assert build.Plan(place, [name]).pages[name].report_key != before
+    assert build.Plan(place, [name]).pages[name].inputs != before
 
 
 def test_a_summary_made_where_a_run_failed_is_made_anew_once_the_run_is_there(place: artifacts.Settings) -> None:
@@ -499,7 +499,7 @@ def test_summary_made_before_its_claims_were_trained_is_stale_once_they_are(
 ) -> None:
     place = artifacts.Settings(None, "sample", "cpu", tmp_path)
     summary = "05_analysis/summary"
-    alone, whole = (build.Plan(place, names).pages[summary].report_key for names in ([summary], None))
+    alone, whole = (build.Plan(place, names).pages[summary].inputs for names in ([summary], None))
     monkeypatch.setattr(build, "find_run", lambda *_: SimpleNamespace(foreign=""))
-    trained = build.Plan(place, [summary]).pages[summary].report_key
+    trained = build.Plan(place, [summary]).pages[summary].inputs
     assert alone != whole == trained

@@ -174,10 +174,10 @@ class Broken:
 @pytest.mark.parametrize("answer", [{"error": "no machine"}, {"state": "cut"}])
 def test_page_whose_run_the_engine_did_not_finish_is_not_trained_here(place: Settings, answer: dict[str, Any]) -> None:
     plan, engine = build.Plan(place, [PAGE]), Broken(answer)
-    work = build.Build(plan, 1, lambda line: None, engine)
+    work = build.Build(plan, 1, engine)
     work.run()
     assert {message["key"] for message in engine.messages} == {run.key for run in plan.missing_runs()}
-    assert not work.workers
+    assert not any(worker.process for worker in work.workers)
     assert engine.closed
     assert work.finished == {PAGE, *(run.name for run in plan.missing_runs())}
     failed = "error" in answer
@@ -190,7 +190,7 @@ def test_page_whose_run_the_engine_did_not_finish_is_not_trained_here(place: Set
 def test_an_engine_that_raises_ends_the_build_and_says_why(place: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Broken({})
     monkeypatch.setattr(engine, "do", lambda message: 1 / 0)
-    work = build.Build(build.Plan(place, [PAGE]), 1, lambda line: None, engine)
+    work = build.Build(build.Plan(place, [PAGE]), 1, engine)
     work.run()
     assert "ZeroDivisionError" in next(iter(work.failures.values())) and not work.running
 
@@ -206,7 +206,7 @@ def test_with_a_key_for_wandb_in_the_environment_workers_train_and_no_kernel_doe
     place: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kinds() -> list[str]:
-        return [task.message["kind"] for task in build.Build(build.Plan(place, [PAGE]), 1, lambda line: None).waiting]
+        return [task.message["kind"] for task in build.Build(build.Plan(place, [PAGE]), 1).waiting]
 
     monkeypatch.setenv("WANDB_API_KEY", "a-secret")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -231,8 +231,8 @@ def order(place: Settings, faces: Faces, params: Params = SMALL, **changes: Any)
     values = {name: value for name, value in vars(params).items() if name not in ("arms", "rule")}
     key = run_key(params, faces.data_hash, "cpu").key
     message = {"kind": "run", "params": values, "key": key}
-    base = {"code": cluster.package_fingerprint(), "settings": place, "mark": None, "message": message, "carried": {}}
-    return base | changes
+    base = {"code": cluster.package_fingerprint(), "settings": place, "mark": place.out / "no mark"}
+    return {**base, "message": message, "carried": {}, **changes}
 
 
 def trained(place: Settings, faces: Faces, out: Path, params: Params = SMALL) -> dict[str, bytes]:
@@ -351,7 +351,9 @@ import sys
 from fer_core import artifacts, build, cluster
 
 def connect(settings):
-    return cluster.RayEngine(settings, sys.argv[1], may_share=False)
+    engine = cluster.RayEngine(settings, sys.argv[1])
+    engine.mark.unlink()  # so no node takes this OUT for its own
+    return engine
 
 sys.exit(build.build(artifacts.settings(), [sys.argv[2]], 1, connect))
 """

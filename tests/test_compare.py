@@ -312,6 +312,6 @@ def test_band_reaches_from_the_lowest_to_the_highest_seed() -> None:
 def test_the_short_runs_of_an_ablation_are_no_seeds_of_their_page(sides: tuple[Side, Side]) -> None:
     own, short = sides[0].runs[0], sides[1].runs[0]
     wanted = [build.WantedRun(run.params, SimpleNamespace(key=run.key), run, 0) for run in (own, short)]  # type: ignore[arg-type]
-    page = build.PagePlan(schema.Page(A), own.params, {A: wanted[:1], "without it": wanted[1:]}, {}, (None, None))
+    page = build.PagePlan(schema.Page(A), own.params, {A: wanted[:1], "without it": wanted[1:]}, {})
     (side,) = build.compared_sides(SimpleNamespace(pages={A: page}), [A])  # type: ignore[arg-type]
     assert side.runs == (own,)

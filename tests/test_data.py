@@ -498,6 +498,11 @@ def test_an_emotion_without_training_images_is_named(rows: Rows, tmp_path: Path,
         data.open_faces(path, store)
 
 
+def test_a_test_folder_alone_is_told_in_one_sentence(tmp_path: Path, store: Path):
+    with pytest.raises(DataError, match="class 'cat' has no training image"):
+        data.open_faces(own_folder(tmp_path / "f", splits=("test",)), store)
+
+
 def test_an_emotion_folder_missing_from_fer2013_is_named(rows: Rows, tmp_path: Path, store: Path):
     folder = write_folder(tmp_path / "f", rows)
     for split in ("train", "test"):

@@ -106,7 +106,7 @@ def test_the_log_is_the_same_whether_the_run_was_trained_or_loaded(shown: Shown)
     trained = shown.last
     run = notebook.train_or_load(SMALL)
     assert shown.last == trained and len(shown.outputs) == 2
-    assert notebook.epoch_lines(run.history) in trained
+    assert notebook._epoch_lines(run.history) in trained
     assert not re.search(r"wandb|/|\d\d:\d\d", re.sub(r"</\w+>", "", trained))
 
 
@@ -114,9 +114,9 @@ def test_the_log_of_a_resumed_run_is_that_of_one_never_stopped(shown: Shown, mon
     whole = notebook.train_or_load(SMALL)
     untouched = shown.last
     log = notebook.Log()
-    log.epoch({"resuming": 2, "epochs": 2}, "")
+    log._epoch({"resuming": 2, "epochs": 2}, "")
     assert "epoch 2 (resuming) of 2" in shown.last
-    log.epoch({"epochs": 2, **whole.history.to_dict("records")[1]}, "")
+    log._epoch({"epochs": 2, **whole.history.to_dict("records")[1]}, "")
     assert "<details open>" in shown.last
     notebook.train_or_load(SMALL)
     assert shown.last == untouched

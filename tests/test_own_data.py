@@ -203,11 +203,11 @@ def test_commands_name_the_users_own_data(two: Settings) -> None:
 
 
 def test_long_names_keep_beginning_and_end_and_stay_apart() -> None:
-    assert plots.short("surprise") == "surprise"
-    assert plots.short("with spaces and a rather long name of 40") == "with spac…me of 40"
-    names = plots.short_names([f"person number {i} of all my friends" for i in range(3)])
+    assert plots._short("surprise") == "surprise"
+    assert plots._short("with spaces and a rather long name of 40") == "with spac…me of 40"
+    names = plots._short_names([f"person number {i} of all my friends" for i in range(3)])
     assert len(set(names)) == 3
-    assert max(map(len, [*names, *plots.short_names(TWELVE)])) <= plots.LABEL_LETTERS
+    assert max(map(len, [*names, *plots._short_names(TWELVE)])) <= plots.LABEL_LETTERS
 
 
 def texts(axes: object) -> list[str]:
@@ -223,7 +223,7 @@ def test_confusion_matrix_of_any_number_of_classes_is_drawn(k: int) -> None:
     told = texts(axes)
     assert sum(text in ("23", f"{100 / k:.0f}\u00a0%\n23") for text in told) == (k * k if k < 15 else 0)
     rows = [label.get_text() for label in axes.get_yticklabels()]
-    assert rows == [f"{name} ({23 * k:,})" for name in plots.short_names(names)]
+    assert rows == [f"{name} ({23 * k:,})" for name in plots._short_names(names)]
     axes.get_figure().canvas.draw()  # type: ignore[union-attr]
     plots.plt.close("all")
 
@@ -281,7 +281,7 @@ def test_where_nothing_went_wrong_there_is_nowhere_to_look(monkeypatch: pytest.M
     monkeypatch.setattr(notebook, "open_faces", lambda: faces_of(("anna", "bob"), 9, 1))
     monkeypatch.setattr(training, "load_network", lambda *_: None)  # nobody asks it
     run, none = SimpleNamespace(params=Params(threads=1)), np.zeros((0, 9, 9), np.uint8)
-    assert notebook._maps(run, none, np.zeros(0)).shape == (0, 9, 9)  # type: ignore[arg-type]
+    assert notebook._maps(run, none, np.zeros(0, np.int64)).shape == (0, 9, 9)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- the builds

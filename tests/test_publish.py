@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jinja2 import meta
+from jinja2 import Environment, meta
 from PIL import Image
 
 from fer_core import artifacts, leaderboard, limits, publish, report, reproduce, schema, training
@@ -314,12 +314,9 @@ def test_a_page_that_is_not_current_is_not_compared_with(tmp_path: Path) -> None
 def test_every_item_of_the_checklist_is_answered(trained: Run, faces: Faces) -> None:
     row = {"training_key": trained.key, "test_official_accuracy": 0.6}
     facts = limits.facts(faces, [trained], [row, row])
-    source = report.environment(autoescape=False).get_template("limits.md.j2")
-    text = source.render(facts)
-    asked = meta.find_undeclared_variables(
-        source.environment.parse((report.TEMPLATES / "page/limits.md.j2").read_text())
-    )
-    assert asked == set(facts)
+    text = report.filled("limits.md.j2", autoescape=False, **facts)
+    source = (report.TEMPLATES / "page/limits.md.j2").read_text()
+    assert meta.find_undeclared_variables(Environment().parse(source)) == set(facts)
     items = set(re.findall(r"\b([1-8][a-g])\b", "".join(re.findall(r"\*\*(.+?)\*\*", text, re.S))))
     expected = {f"{n}{letter}" for n, last in enumerate("cegcfccb", 1) for letter in "abcdefg" if letter <= last}
     assert items == expected

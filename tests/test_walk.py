@@ -20,7 +20,7 @@ import json
 from fer_core import artifacts, build
 plan = build.Plan(artifacts.settings())
 pages = plan.pages.items()
-print(json.dumps([{n: [run.key for run in page.runs] for n, page in pages}, {n: page.report_key for n, page in pages}]))
+print(json.dumps([{n: [run.key for run in page.runs] for n, page in pages}, {n: page.inputs for n, page in pages}]))
 """
 
 
