@@ -6,6 +6,7 @@ imports torch, so a second `make all-reports` is over within a blink.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import itertools
@@ -420,7 +421,7 @@ class Worker:
         try:
             print(json.dumps(message), file=process.stdin, flush=True)
             answer = process.stdout.readline()
-        except BrokenPipeError:
+        except OSError:  # a broken pipe, which Windows calls an invalid argument
             answer = ""
         if answer.endswith("\n"):
             return json.loads(answer)
@@ -433,11 +434,13 @@ class Worker:
         """End its process: politely, so that what it trains can be gone on with, then not."""
         process, self.process = self.process, None
         if process is not None:
-            with process:  # closes its streams
+            # Closes its streams; what a dead one never read is flushed once more, in vain.
+            with contextlib.suppress(OSError), process:
                 process.terminate()
                 try:
-                    process.wait(5.0)
-                except subprocess.TimeoutExpired:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(5.0)
+                finally:  # after a second Ctrl-C too: its streams close when it has ended
                     process.kill()
 
 

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -318,6 +319,68 @@ def test_a_worker_that_cannot_start_fails_its_pages(tree: Path) -> None:
     done = command(tree, "report", "01_net/slow", FER_JOBS="1")
     assert done.returncode == 1 and "IsADirectoryError" in done.stdout
     assert not html.exists()
+
+
+class Echo(build.Worker):
+    """A worker whose process answers each message with itself."""
+
+    script = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+
+    def _start(self) -> subprocess.Popen[str]:
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "-c", self.script, str(self.log)], **pipes)
+
+
+class Deaf(Echo):
+    """One whose process says in the log that it was told something, then hears nothing for a minute."""
+
+    script = """import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).write_text(input())
+time.sleep(60)"""
+
+
+def test_a_worker_killed_between_tasks_says_so_and_the_next_task_has_a_new_one(tmp_path: Path) -> None:
+    worker = Echo(artifacts.settings(), tmp_path / "worker-0.log")
+    assert worker.do({"task": 1}) == {"task": 1}
+    first = worker.process
+    assert first is not None
+    first.kill()
+    first.wait()
+    assert "ended with signal 9; see worker-0.log" in worker.do({"task": 2})["error"]
+    assert worker.do({"task": 3}) == {"task": 3}
+    worker.close()
+    assert worker.process is None
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_does_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Deaf(artifacts.settings(), tmp_path / "worker-0.log")
+
+    def work() -> None:
+        with suppress(Exception):  # whatever it comes to: nobody asks any more
+            worker.do({})
+
+    busy = threading.Thread(target=work)
+    busy.start()  # holds the stream that closing must wait for
+    while not worker.log.exists():
+        time.sleep(0.01)
+    process = worker.process
+    assert process is not None
+    waits = iter([KeyboardInterrupt])
+
+    def wait(*args: Any, **options: Any) -> int:
+        if again := next(waits, None):
+            raise again
+        return subprocess.Popen.wait(process, *args, **options)
+
+    monkeypatch.setattr(process, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        worker.close()
+    assert process.wait() == -9
+    busy.join(10)
+    assert not busy.is_alive()
 
 
 @pytest.mark.slow
