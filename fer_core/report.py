@@ -261,7 +261,7 @@ def _leading(colours: Any) -> Any:
     """At most 256 of `colours` (n, 3), commonest first, so that each is within the fewest steps of one of them."""
     import numpy as np
 
-    steps = 4
+    steps = 8
     while True:
         kept: list[Any] = []
         rest = colours
