@@ -199,24 +199,27 @@ def _fork(wish: dict[str, Any], own: tuple[Any, ...]) -> int | None:
     """The kernel's process id; None, with the reason in the log, where there is none."""
     for name in TORCH if wish["torch"] else ():
         importlib.import_module(name)
-    parent, threads = os.getpid(), len(list(Path("/proc/self/task").iterdir()))
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads != 1:
+        print(f"zygote: {threads} threads, so no safe fork: kernels are started afresh", file=sys.stderr, flush=True)
+        return None
+    parent = os.getpid()
     try:
-        if threads != 1:
-            raise OSError(f"{threads} threads, so no safe fork")
         pid = os.fork()
     except OSError as fault:
         print(f"zygote: {fault}: kernels are started afresh", file=sys.stderr, flush=True)
         return None
     if pid == 0:
+        status = 1
         try:
             for stream in own:
                 os.close(stream.fileno())
             _live(wish["arguments"], wish["environment"], parent)
-            os._exit(0)
+            status = 0
         except BaseException:
             traceback.print_exc()
         finally:
-            os._exit(1)  # never back into the zygote's loop
+            os._exit(status)  # never back into the zygote's loop
     return pid
 
 

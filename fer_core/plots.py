@@ -328,7 +328,9 @@ def _heat_map(
     )  # fmt: skip
     _figure(ax).set_gid(AS_DRAWN)  # turned for a dark page, half of the cells would lose their letters
     dark = np.atleast_1d(relative_luminance(np.asarray(ax.collections[0].get_facecolor()))) <= ILLEGIBLE[0]
-    for text, on_dark in zip(ax.texts, dark, strict=False):  # black or white, whichever stands out more
+    for text, on_dark in zip(
+        ax.texts, dark if ax.texts else (), strict=True
+    ):  # black or white, whichever stands out more
         text.set_color("white" if on_dark else "black")
     ax.set(xlabel=f"predicted ({xlabel})", ylabel="true (n)")
     ax.tick_params(length=0)
@@ -1185,7 +1187,7 @@ def _minus(text: str) -> str:
 
 
 def _unit(metric: str) -> str:
-    return "nats" if metric.endswith("loss") else unit(metric)
+    return "nats" if metric in ("train_loss", "validation_loss") else unit(metric)
 
 
 def _value(value: float | None, metric: str) -> str:

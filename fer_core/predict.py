@@ -30,6 +30,7 @@ from fer_core.schema import EMOTIONS, ROOT, DataError, FerError, ParameterError,
 PUBLISHED = ROOT / "reports" / "published" / "fer2013" / "model"
 
 LARGEST_WEIGHTS = 8_000_000  # bytes that a repository may be asked to carry
+FACTS = ("classes", "image_size", "channels", "temperature", "page", "drawn")  # of a model, in its model.json
 SHOWN_FACES = 200  # on the page; predictions.csv has all
 SHOWN_SIDE = 720  # pixels of a picture on the page
 COLUMNS = ("file", "face", "x", "y", "width", "height", "label")
@@ -129,13 +130,13 @@ def published_network(folder: Path = PUBLISHED) -> Model:
     FerError: there is none, or it is not whole; says how to make one.
     """
     facts = read_json(folder / "model.json")
-    if not isinstance(facts, dict):
+    if not isinstance(facts, dict) or not facts.keys() >= set(FACTS):
         raise FerError(
             "no network is published here yet: train one with make report PAGE=06_final/all_fixes "
             "DATA=path/to/fer2013, then add MODEL=06_final/all_fixes DATA=path/to/fer2013 to this command."
         )
-    tuples = {name: tuple(facts[name]) for name in ("classes", "image_size")}
-    return Model(_run(folder), **facts | tuples)
+    known = {name: facts[name] for name in FACTS}
+    return Model(_run(folder), **known | {name: tuple(facts[name]) for name in ("classes", "image_size")})
 
 
 def run_network(run: Run, image_size: tuple[int, int], page: str = "", drawn: bool = False) -> Model:
@@ -262,7 +263,7 @@ def answer(model: Model, seen: Sequence[Seen], device: str) -> None:
     for face, p in zip(faces, found, strict=True):
         face.probabilities, face.label = p, model.classes[int(p.argmax())]
     maps = model.evidence(crops[:SHOWN_FACES], found[:SHOWN_FACES].argmax(1))
-    for face, heat in zip(faces, maps, strict=False):
+    for face, heat in zip(faces[:SHOWN_FACES], maps, strict=True):
         face.heat = heat
 
 
@@ -347,10 +348,14 @@ def class_rows(scores: Mapping[str, Any], classes: Sequence[str]) -> list[dict[s
 
 def measured(run: Run) -> tuple[str, dict[str, Any]]:
     """The strictest split that the run was scored on, in words, and its metrics."""
-    words = {"test_leak_free": "test images without a copy in training", "test_official": "test images"}
-    for name in (*words, "validation"):
+    parts = {
+        "test_leak_free": "test images without a copy in training",
+        "test_official": "test images",
+        "validation": "validation images",
+    }
+    for name, words in parts.items():
         if name in run.metrics:
-            return words.get(name, "validation images"), run.metrics[name]
+            return words, run.metrics[name]
     raise FerError(f"{run.folder.name}: metrics.json is missing or damaged: get or train this run again.")
 
 
@@ -426,8 +431,7 @@ def write_model(run: Run, folder: Path, faces: Faces, page: str = "") -> Model:
     write_json(folder / "metrics.json", run.metrics)
     write_json(folder / "run.json", report.without_machine(run.provenance))
     write_bytes(folder / "MODEL_CARD.md", model_card(model, faces).encode())
-    facts = ("classes", "image_size", "channels", "temperature", "page", "drawn")
-    write_json(folder / "model.json", {name: getattr(model, name) for name in facts})
+    write_json(folder / "model.json", {name: getattr(model, name) for name in FACTS})
     return published_network(folder)
 
 

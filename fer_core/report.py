@@ -519,7 +519,7 @@ def _source_line(text: str, context: PageContext) -> str:
 
 
 @cache
-def _exporter(autoescape: bool = True) -> Any:
+def _exporter(autoescape: bool) -> Any:
     """nbconvert over the templates, which knows what they ask for; `autoescape` off for what is not HTML."""
     from nbconvert.exporters.templateexporter import TemplateExporter
     from nbconvert.filters import Highlight2HTML
@@ -616,7 +616,7 @@ def render(notebook: Any, context: PageContext) -> str:
     else:
         resources["finding"] = markdown(finding_markdown(notebook))
         resources["finding_code"] = _take_finding(notebook)
-    rendered, _ = _exporter().from_notebook_node(notebook, resources)
+    rendered, _ = _exporter(True).from_notebook_node(notebook, resources)
     return glossary.link_page(rendered.strip() + "\n", f"../{glossary.FILE}")
 
 

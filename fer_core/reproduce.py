@@ -82,8 +82,8 @@ def compare(stood: Run, fresh: Run, seeds: Sequence[Run] = ()) -> dict[str, Any]
     was, now = kind(stood.provenance), kind(fresh.provenance)
     differs = [name for name in was if was[name] != now[name]]
     accuracies = {
-        split: {"stood": stood.metrics[split]["accuracy"], "fresh": fresh.metrics[split]["accuracy"], "tolerance": off}
-        for split, off in report.tolerance(stood, seeds).items()
+        split: {"stood": stood.metrics[split]["accuracy"], "fresh": fresh.metrics[split]["accuracy"], "tolerance": far}
+        for split, far in report.tolerance(stood, seeds).items()
         if split in fresh.metrics
     }
     difference = first_difference(stood, fresh)
@@ -134,7 +134,7 @@ def _share_data(settings: Settings, scratch: Settings) -> None:
 
 def _train(scratch: Settings, name: str, jobs: int) -> tuple[Run, Path]:
     """The page's first run, and its page, made in the scratch folder as make makes them."""
-    own = {name: os.environ.get(name) for name in ("FER_OUT", "FER_AFRESH")}
+    before = {variable: os.environ.get(variable) for variable in ("FER_OUT", "FER_AFRESH")}
     os.environ |= {"FER_OUT": str(scratch.out), "FER_AFRESH": "1"}
     told = io.StringIO()  # names files that are gone when this ends
     try:
@@ -142,11 +142,11 @@ def _train(scratch: Settings, name: str, jobs: int) -> tuple[Run, Path]:
             status = build.build(artifacts.settings(), [name], jobs)
         run = build.Plan(artifacts.settings(), [name]).pages[name].own
     finally:
-        for name, value in own.items():
+        for variable, value in before.items():
             if value is None:
-                del os.environ[name]
+                del os.environ[variable]
             else:
-                os.environ[name] = value
+                os.environ[variable] = value
     if status or run is None or run.found is None:
         raise FerError(f"{name} could not be trained afresh (status {status}): {told.getvalue().strip()}")
     return run.found, scratch.reports / f"{name}.html"

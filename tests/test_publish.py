@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -306,6 +307,22 @@ def test_a_page_that_is_not_current_is_not_compared_with(tmp_path: Path) -> None
     found = reproduce._compare_pages(here, stale, fresh, "bytes")  # type: ignore[arg-type]
     assert found == {"compared": "no: the one that stands is not current (plots.py changed)", "first_difference": ""}
     assert reproduce._compare_pages(here, current, fresh, "bytes")["first_difference"]  # type: ignore[arg-type]
+
+
+def test_a_page_trained_afresh_is_the_named_one_and_the_environment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, page = artifacts.Settings(None, "sample", "cpu", tmp_path), "01_basic_cnn/default"
+    plan = SimpleNamespace(pages={page: SimpleNamespace(own=SimpleNamespace(found="a run"))})
+    monkeypatch.setattr(reproduce.build, "Plan", lambda *_: plan)
+    monkeypatch.setattr(reproduce.build, "build", lambda *_: 0)
+    monkeypatch.setenv("FER_OUT", "mine")
+    monkeypatch.delenv("FER_AFRESH", raising=False)
+    assert reproduce._train(scratch, page, 1) == ("a run", tmp_path / f"reports/sample/{page}.html")
+    assert os.environ["FER_OUT"] == "mine" and "FER_AFRESH" not in os.environ
+    monkeypatch.setattr(reproduce.build, "build", lambda *_: 1)
+    with pytest.raises(FerError, match=f"{page} could not be trained afresh"):
+        reproduce._train(scratch, page, 1)
 
 
 # -- limits and use
