@@ -82,7 +82,7 @@ predict: $(ENVIRONMENT) ## the network's answer for your pictures: IMAGES=photo.
 lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 	@$(RUN) -m fer_core lab
 
-clean: ## remove reports and runs, naming their size first
+clean: $(ENVIRONMENT) ## remove reports and runs, naming their size first
 	@$(RUN) -m fer_core clean
 
 test: $(ENVIRONMENT) ## run the tests (some minutes)

@@ -182,6 +182,11 @@ def _price() -> float | None:
     return artifacts.number_from("PRICE", text, lambda price: price >= 0, expected) if text else None
 
 
+def _help(options: argparse.Namespace) -> int:
+    _parser().print_help()
+    return 0
+
+
 SHARED = {
     "data": "FER2013 in any form, or your own images; unset: the drawn sample",
     "name": "the folder under reports/",
@@ -211,6 +216,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "bench": (_bench, "this engine against the loop people write today"),
     "bootstrap": (_bootstrap, "the cell with which notebooks start on Colab and Kaggle"),
     "predict": (_predict, "a network's answer for your own pictures or Kaggle's test.csv"),
+    "help": (_help, "say what there is"),
     "_worker": (lambda _: build.serve(), ""),
 }
 PAGES = {"pages": {"nargs": "*", "metavar": "PAGE", "help": "such as 04_complex_cnn/default"}}
@@ -239,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, (action, about) in COMMANDS.items():
         words: dict[str, Any] = {"help": about, "description": about} if about else {}  # a worker is not listed
         added = commands.add_parser(command, **words)
-        for name, told in SHARED.items() if command not in ("test", "bootstrap", "_worker") else ():
+        for name, told in SHARED.items() if command not in ("bootstrap", "help", "_worker") else ():
             added.add_argument(f"--{name}", help=told)
         for name, options in OWN.get(command, {}).items():
             added.add_argument(name, **options)
@@ -262,7 +268,7 @@ def _terminate(*_: object) -> None:
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    options = _parser().parse_args(sys.argv[1:] or ["help"])
     for stream in (sys.stdout, sys.stderr):  # a pipe or a console that knows no "→" gets "?" for it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -162,14 +162,15 @@ class Claim:
     def _apart(self) -> str:
         """Which compared arms come from different types of processor, so that equal seeds are no pairs."""
         told = [
-            f"“{arm}” and “{against}”"
+            f"“{arm}” against “{against}”"
             for arm, against in self._pairs()
             if any(
                 a.provenance.get("processor") != b.provenance.get("processor") for a, b in self._by_seed(arm, against)
             )
         ]
-        words = "come from runs of different types of processor, where the same seed is another training, so that a"
-        return f"{listed(told)} {words} difference may be as much chance as one between seeds" * bool(told)
+        text = f"{listed(told)} compare{'s' * (len(told) == 1)} runs of different types of processor, where the same "
+        text += "seed is another training, so that a difference may be as much chance as one between seeds"
+        return text * bool(told)
 
     def _by_seed(self, arm: str, other: str) -> list[tuple[Run, Run]]:
         """The runs of two arms that have the same seed."""

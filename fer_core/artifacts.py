@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,6 +269,11 @@ class Run:
     @property
     def state(self) -> str:
         return self.provenance.get("state", "missing")
+
+    def settled(self, params: Params) -> Params:
+        """`params` with what `auto` came to where this run was trained, which may have been another machine."""
+        told = {name: self.provenance.get(name) or getattr(params, name) for name in ("precision", "threads")}
+        return replace(params, **told)
 
     @cached_property
     def history(self) -> pd.DataFrame:

@@ -95,6 +95,11 @@ class PagePlan:
         return [run.found for run in self.results if run.found is not None]
 
     @property
+    def shown(self) -> Params:
+        """Its parameters, as its first finished run had them."""
+        return self.finished[0].settled(self.params) if self.finished else self.params
+
+    @property
     def own(self) -> WantedRun | None:
         """The run that a training page trains in its own notebook."""
         return self.runs[0] if self.runs and not self.params.arms else None
@@ -853,7 +858,7 @@ def tables(plan: Plan, entries: Rows, compared: Rows, swept: Rows) -> dict[str, 
     rows, judged = results(plan), claim_rows(plan)
     scored = len({row["training_key"] for row in rows if row["test_official_accuracy"] is not None})
     contenders = [
-        leaderboard.Contender(page.name, page.params, tuple(map(_curve, page.finished)), _states(page.results, plan))
+        leaderboard.Contender(page.name, page.shown, tuple(map(_curve, page.finished)), _states(page.results, plan))
         for page in plan.pages.values()
         if page.own is not None
     ]

@@ -179,9 +179,13 @@ def source(metric: str) -> str:
     if metric == "at_chance":
         return "run.json: state"
     if metric.startswith("test_") or metric == "leak_flattery":
-        return "metrics.json: test_official, test_leak_free"
-    if metric in ("gap", "validation_accuracy", "macro_f1") or metric.startswith("recall_"):
-        return f"metrics.json: {'gap' if metric == 'gap' else 'validation'}"
+        return "metrics.json: accuracy of test_official, test_leak_free"
+    if metric == "gap":
+        return "metrics.json: gap"
+    if metric in ("validation_accuracy", "macro_f1"):
+        return f"metrics.json: {metric.removeprefix('validation_')} of validation"
+    if metric.startswith("recall_"):
+        return f"metrics.json: recall of {metric.removeprefix('recall_')} in validation"
     columns = {"clean_gap": "train_clean_accuracy, validation_accuracy", "late_loss_variability": "validation_loss"}
     return f"history.csv: epoch, {columns.get(metric, 'validation_accuracy')}"
 

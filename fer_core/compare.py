@@ -181,7 +181,9 @@ def finding(pairs: Sequence[Pair], sample: bool) -> str:
             told.append(f"{found.b.short} and {found.a.short} have no validation image in common")
             continue
         shares = [percent(float(found.right(place).mean())) for place in (1, 0)]
-        change = f"{interval(found.difference, change=True)} over images, McNemar's exact p {_p(found.mcnemar[2])}"
+        p = _p(found.mcnemar[2])
+        change = f"{interval(found.difference, change=True)} over images, "
+        change += f"McNemar's exact p {'' if p.startswith('<') else '= '}{p}"
         over = _difference(found.a, found.b)
         told.append(
             f"Of the same {found.n:,} validation images {found.b.short} has {shares[0]} right, {found.a.short} "
@@ -209,7 +211,7 @@ def _compared(made: Document, sides: Sequence[Side]) -> None:
     made.table(Table.of(rows, ["page", "network", "parameters", "seeds", "runs"]))
     if ways := claims.mixture({side.name: [run.provenance for run in side.runs] for side in sides}):
         made.words(f"**The runs were computed in {listed(ways)}:** that, too, may be behind any difference.")
-    differing, _ = leaderboard.differing([side.params for side in sides])
+    differing, _ = leaderboard.differing([side.runs[0].settled(side.params) for side in sides])
     if not differing:
         made.words("No parameter of training differs.")
         return

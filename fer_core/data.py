@@ -284,9 +284,10 @@ def _canonical(raw: Raw, name: str) -> tuple[Raw, np.ndarray]:
         raise DataError(f"{name}: images of {width} × {height} pixels, expected at least {MIN_SIDE} × {MIN_SIDE}.")
     digests = np.array([hashlib.sha256(image.data).hexdigest()[:32] for image in raw.images], "S32")
     if not (raw.usage == PRIVATE).any():
-        note = "no test images of its own, so split 80/10/10 by pixel hash"
-        usage = _own_split(raw.labels, digests, (16, 18))
-        raw = raw._replace(usage=usage, source=f"{raw.source}; {note}")
+        usage, kept = raw.usage.copy(), raw.usage == PUBLIC  # what the owner set aside to validate on stays that
+        how, ends = ("10 %", (18, 18)) if kept.any() else ("split 80/10/10", (16, 18))
+        usage[~kept] = _own_split(raw.labels[~kept], digests[~kept], ends)
+        raw = raw._replace(usage=usage, source=f"{raw.source}; no test images of its own, so {how} by pixel hash")
         if not (raw.usage == PRIVATE).any():
             raise DataError(f"{name}: expected test images, or 5 images of a class to set one aside for it: add some.")
     elif not (raw.usage == PUBLIC).any():

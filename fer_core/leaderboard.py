@@ -25,6 +25,7 @@ ORIGINAL = {"04_complex_cnn/default": 0.61, "06_final/rare_transforms": 0.627473
 ORIGINAL_IMAGES = 3589
 RUN_PARAMETERS = [name for name in schema.RUN_PARAMETERS if name != "seed"]
 SETTLED = "by the network"
+DRAWN = "What follows shows only that all of it runs: the faces are drawn, and no figure says anything about FER2013."
 TEST = ("test_official", "test_leak_free")
 # What to read of a study in half an hour; the final model's page comes before the last.
 SHORT_WAY = ("00_exploration/default", "04_complex_cnn/default", "05_analysis/summary", BEYOND)
@@ -127,7 +128,11 @@ def final_page(results: Iterable[Row]) -> str | None:
 
 
 def abstract(
-    results: Sequence[Row], claims: Sequence[Row], fer2013: bool = True, claims_planned: int | None = None
+    results: Sequence[Row],
+    claims: Sequence[Row],
+    fer2013: bool = True,
+    claims_planned: int | None = None,
+    sample: bool = False,
 ) -> str:
     """What was asked and what came out, in Markdown, half a page: every number is from results.csv and claims.csv.
 
@@ -136,11 +141,13 @@ def abstract(
     results, claims : rows of the two files
     fer2013 : whether the original's and the literature's figures may stand beside them: not on drawn or other images
     claims_planned : how many claims there are to test; unset: as many as have a page's YAML
+    sample : whether the images are drawn, so that no accuracy may be taken for a result
     """
     lines = headlines(results)
     if not lines:
         return "No training has finished yet: there is nothing to report."
-    return "\n\n".join([_asked(results, lines, claims), *findings(results, claims, fer2013, claims_planned)])
+    found = findings(results, claims, fer2013, claims_planned)
+    return "\n\n".join([_asked(results, lines, claims), *([DRAWN] * sample), *found])
 
 
 def findings(
@@ -170,7 +177,8 @@ def _asked(results: Sequence[Row], lines: Sequence[Headline], claims: Sequence[R
     text += f" and {counted(len(claims), 'claim')} put to the test." if claims else "."
     diverged = sum(row.get("status") == "diverged" for row in runs.values())
     if diverged:
-        text += f" {counted(diverged, 'training')} diverged; they are counted as data, not left out."
+        text += f" {counted(diverged, 'training')} diverged or stayed at chance level; they are counted as data, "
+        text += "not left out."
     if further := len(dict(keyed)) - len(runs):
         text += f" Not counted: {counted(further, 'training')} of claims under way."
     return text
@@ -318,8 +326,9 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
     Returns
     -------
     dict of `columns` (parameters that differ), `shared` (one sentence of those that do not but are no default), `views`
-    (of an image, where a page's accuracies average several) and `rows`, each {page, href, state, troubles, seeds,
-    first, mean, curve, values}.
+    (of an image, where a page's accuracies average several), `apart` (pages whose images are divided in another way),
+    `watched` (pages whose runs wrote down each epoch's test accuracy) and `rows`, each {page, href, state, troubles,
+    seeds, first, mean, curve, values}.
     """
     lines, known = {line.page: line for line in headlines(results)}, {entry["name"]: entry for entry in entries}
     columns, shared = differing([contender.params for contender in contenders])
@@ -327,10 +336,13 @@ def board(results: Sequence[Row], contenders: Sequence[Contender], entries: Sequ
     span = (min(shares), max(shares)) if shares else (0.0, 1.0)
     rows = [_board_row(c, lines.get(c.page), known.get(c.page, {}), columns, span) for c in contenders]
     stated = {name: v for name, v in shared.items() if v != shown(schema.DEFAULTS, name)}
+    trained = {c.page: c.params for c in contenders if c.page in lines}
     return {
         "columns": list(columns),
         "shared": ", ".join(f"{name} {v}" for name, v in stated.items()),
-        "views": {c.page: c.params.test_views for c in contenders if c.params.test_views > 1 and c.page in lines},
+        "views": {page: params.test_views for page, params in trained.items() if params.test_views > 1},
+        "apart": [page for page, params in trained.items() if params.split != schema.DEFAULTS.split],
+        "watched": [page for page, params in trained.items() if params.score_test and params.test_by_epoch],
         "span": span,
         "rows": sorted(rows, key=lambda row: (row["mean"] is None, -(row["mean"] or 0))),
     }

@@ -168,7 +168,8 @@ def parameter_table(params: Params, notebook: str) -> Table:
     """
     own = schema.notebook_defaults(notebook)
     defaults = {name: own.get(name, getattr(schema.DEFAULTS, name)) for name in schema.notebook_parameters(notebook)}
-    params, _ = devices.resolve(params, settings().device)
+    run, (params, _) = finished(params), devices.resolve(params, settings().device)
+    params = run.settled(params) if run else params
     rows = []
     for name, default in sorted(defaults.items(), key=lambda item: item[0] not in own):
         value = getattr(params, name)
@@ -255,7 +256,8 @@ def checks_line(checks: pd.DataFrame) -> str:
     """
     failed = checks.index[checks["ok"] != "yes"]
     line = f"Of {len(checks)} checks before training "
-    return line + (f"these do not hold: {', '.join(failed)}." if len(failed) else "all hold.")
+    told = f"{len(failed)} {'does' if len(failed) == 1 else 'do'} not hold: {', '.join(failed)}."
+    return line + (told if len(failed) else "all hold.")
 
 
 def parameters_line(table: pd.DataFrame) -> str:
@@ -852,8 +854,9 @@ def finding(params: Params, runs: Sequence[Run], original: float | None = None, 
         text += " (both of one view of an image)" * (params.test_views > 1)
     if original is not None and found.split == "test" and data.is_fer2013(open_faces()):
         side = "below" if original < m["accuracy_low"] else "above" if original > m["accuracy_high"] else "within"
-        which = f"kept figure, of {kept_of}, " if kept_of else ""
-        text += f". The original's {which}{original * 100:.4g} % lies {side} the interval over official images"
+        figure = f"{original * 100:.4g} %"
+        told = f"The {figure} that the original kept, of its own {kept_of}," if kept_of else f"The original's {figure}"
+        text += f". {told} lies {side} the interval over official images"
     if run.state == "cut":
         text = f"Cut by its time limit after {len(run.history)} of {params.epochs} epochs, {text}"
     return sentence(text)

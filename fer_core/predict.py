@@ -349,7 +349,7 @@ def class_rows(scores: Mapping[str, Any], classes: Sequence[str]) -> list[dict[s
 def measured(run: Run) -> tuple[str, dict[str, Any]]:
     """The strictest split that the run was scored on, in words, and its metrics."""
     parts = {
-        "test_leak_free": "test images without a copy in training",
+        "test_leak_free": "test images without a copy in training or validation",
         "test_official": "test images",
         "validation": "validation images",
     }

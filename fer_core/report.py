@@ -943,6 +943,7 @@ def render_index(
     real = not settings.sample if fer2013 is None else fer2013
     marks = leaderboard.marks(real)
     planned = sum(leaderboard.is_claim(entry["name"]) for entry in entries if entry["state"] != "elsewhere")
+    abstract = markdown(leaderboard.abstract(results, claims, real, planned, settings.sample))
     rendered = filled(
         "contents.html.j2",
         dataset=settings.name,
@@ -950,7 +951,7 @@ def render_index(
         own=not settings.sample and not real,
         entries=entries,
         chapters=[(name, heading(read_notebook(name)) or name, found) for name, found in chapters.items()],
-        abstract=_linked_pages(markdown(leaderboard.abstract(results, claims, real, planned)), entries),
+        abstract=_linked_pages(abstract, entries),
         board=leaderboard.board(results, contenders, entries),
         axis=leaderboard.accuracy_axis(leaderboard.headlines(results), marks),
         literature=leaderboard.LITERATURE if marks else (),

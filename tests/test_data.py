@@ -285,6 +285,16 @@ def test_train_csv_alone_is_split_by_pixel_hash(rows: Rows, tmp_path: Path, stor
     assert 0.7 < (faces.usage == TRAINING).mean() < 0.9
 
 
+def test_images_set_aside_to_validate_on_stay_that_where_test_images_are_missing(
+    rows: Rows, tmp_path: Path, store: Path
+):
+    known = [row for row in rows * 3 if row[2] != "PrivateTest"]
+    faces = data.open_faces(write_table(tmp_path / "f.csv", known), store)
+    assert "80/10/10" not in faces.source and "10 % by pixel hash" in faces.source
+    assert (faces.usage == PUBLIC).sum() == sum(row[2] == "PublicTest" for row in known)
+    assert 0.05 < (faces.usage == PRIVATE).sum() / sum(row[2] == "Training" for row in known) < 0.2
+
+
 def test_table_of_another_square_size_is_read(rows: Rows, tmp_path: Path, store: Path):
     small = [(a, " ".join(b.split()[: 24 * 24]), c) for a, b, c in rows]
     assert data.open_faces(write_table(tmp_path / "f.csv", small), store).image_size == (24, 24)

@@ -197,7 +197,7 @@ def test_finding_holds_the_originals_figure_against_the_interval(shown: Shown, m
     for original, side in ((0.0, "below"), (run.metrics["test_official"]["accuracy"], "within"), (1.1, "above")):
         assert f"% lies {side} the interval" in notebook.finding(allowed, [run], original=original).data
     told = notebook.finding(allowed, [run], original=0.627473, kept_of="rare_transforms").data
-    assert "The original's kept figure, of rare_transforms, 62.75 % lies" in told
+    assert "The 62.75 % that the original kept, of its own rare_transforms, lies" in told
     assert "original" not in notebook.finding(SMALL, [run], original=0.5).data
 
 
@@ -311,7 +311,7 @@ def test_a_claim_says_which_of_its_runs_came_out_the_same(shown: Shown, quick: N
     record = elsewhere.provenance | {"processor": "another"}
     artifacts.write_json(elsewhere.folder / "run.json", record)
     page.runs["never"] = [Run(elsewhere.key, elsewhere.params, elsewhere.folder)]
-    assert "“never” and “plain” come from runs of different types of processor" in page.verdict().data
+    assert "“never” against “plain” compares runs of different types of processor" in page.verdict().data
 
 
 def test_a_claim_says_where_a_schedule_never_acted(shown: Shown, quick: None) -> None:
@@ -467,7 +467,7 @@ def test_sanity_checks_are_a_table_and_a_sentence(shown: Shown) -> None:
     checks = notebook.sanity_checks(SMALL)
     assert list(checks.columns) == ["expected", "found", "ok"] and "numbers" in checks.index
     bad = checks.assign(ok=["no", *checks["ok"][1:]])
-    assert notebook.checks_line(bad).endswith(f"these do not hold: {checks.index[0]}.")
+    assert notebook.checks_line(bad).endswith(f"1 does not hold: {checks.index[0]}.")
 
 
 # -- beyond
