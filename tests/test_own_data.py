@@ -163,7 +163,7 @@ def test_index_lists_what_does_not_apply_and_sets_no_original_beside_own_data(
     build.write_tables(build.Plan(two), {})
     index = (two.reports / "index.html").read_text()
     assert index.count("does not apply</span>") == 4
-    assert "0 of 21 pages are made so far" in index
+    assert "0 of 22 pages are made so far" in index
     assert "Other data than FER2013." in index
     assert "help the rare classes" in index  # "Class weights" before it links to the glossary
     row = {**dict.fromkeys(artifacts.RESULT_COLUMNS), "page": "04_complex_cnn/default"}
