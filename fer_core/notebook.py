@@ -255,9 +255,9 @@ def checks_line(checks: pd.DataFrame) -> str:
     str
     """
     failed = checks.index[checks["ok"] != "yes"]
-    line = f"Of {len(checks)} checks before training "
-    told = f"{len(failed)} {'does' if len(failed) == 1 else 'do'} not hold: {', '.join(failed)}."
-    return line + (told if len(failed) else "all hold.")
+    line = f"Of {len(checks)} checks before training"
+    told = f", {len(failed)} {'does' if len(failed) == 1 else 'do'} not hold: {', '.join(failed)}."
+    return line + (told if len(failed) else " all hold.")
 
 
 def parameters_line(table: pd.DataFrame) -> str:
