@@ -318,7 +318,7 @@ def test_every_page_is_made(drawn: object, tmp_path: Path) -> None:
     assert not list(reports.rglob("*.failed.html"))
     pages = [page for page in reports.glob("*/*.html") if page.parent.name != "compare"]
     compared = list(reports.glob("compare/*.html"))
-    assert len(pages) == 21 and compared
+    assert len(pages) == 22 and compared
     for page in [*pages, *compared]:
         html = page.read_text()
         assert "Other data than FER2013." in html
