@@ -127,9 +127,11 @@ def test_training_interrupted_in_a_cell_goes_on_where_it_stood(tmp_path: Path) -
             time.sleep(0.05)
         opened.manager.interrupt_kernel()
         while opened.client.get_shell_msg(timeout=120)["parent_header"].get("msg_id") != asked:
-            pass  # what is asked before the interrupt is through would be aborted with it
+            pass
         assert not list(tmp_path.rglob("model.safetensors"))
-        status, shown = opened.run(cells[training])
+        # A kernel that was interrupted aborts what it is asked until it has told so: on a busy machine a moment longer.
+        asked_again = (opened.run(cells[training]) for _ in range(20))
+        status, shown = next(answer for answer in asked_again if answer[0] != "aborted")
     finally:
         opened.close()
     assert status == "ok"
