@@ -328,9 +328,8 @@ def _heat_map(
     )  # fmt: skip
     _figure(ax).set_gid(AS_DRAWN)  # turned for a dark page, half of the cells would lose their letters
     dark = np.atleast_1d(relative_luminance(np.asarray(ax.collections[0].get_facecolor()))) <= ILLEGIBLE[0]
-    for text, on_dark in zip(
-        ax.texts, dark if ax.texts else (), strict=True
-    ):  # black or white, whichever stands out more
+    # Black or white, whichever stands out more.
+    for text, on_dark in zip(ax.texts, dark if ax.texts else (), strict=True):
         text.set_color("white" if on_dark else "black")
     ax.set(xlabel=f"predicted ({xlabel})", ylabel="true (n)")
     ax.tick_params(length=0)

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -468,6 +469,12 @@ def test_sanity_checks_are_a_table_and_a_sentence(shown: Shown) -> None:
     assert list(checks.columns) == ["expected", "found", "ok"] and "numbers" in checks.index
     bad = checks.assign(ok=["no", *checks["ok"][1:]])
     assert notebook.checks_line(bad).endswith(f"1 does not hold: {checks.index[0]}.")
+
+
+def test_a_run_of_another_machine_tells_what_auto_came_to_there(tmp_path: Path) -> None:
+    artifacts.write_json(tmp_path / "run.json", {"precision": "bfloat16", "threads": 8})
+    settled = Run("key", SMALL, tmp_path).settled(dataclasses.replace(SMALL, precision="auto", threads="auto"))
+    assert (settled.precision, settled.threads) == ("bfloat16", 8)
 
 
 # -- beyond

@@ -71,6 +71,20 @@ def test_abstract_takes_every_number_from_the_rows() -> None:
     )
 
 
+def test_abstract_of_drawn_faces_says_before_its_figures_that_they_are_no_results() -> None:
+    paragraphs = leaderboard.abstract(RESULTS, CLAIMS, fer2013=False, sample=True).split("\n\n")
+    assert paragraphs[1] == leaderboard.DRAWN and paragraphs[2].startswith("**Found:**")
+    assert leaderboard.DRAWN not in leaderboard.abstract(RESULTS, CLAIMS, fer2013=False)
+
+
+def test_board_names_pages_of_other_validation_images_and_of_watched_test_images() -> None:
+    beyond = Params(split="official", score_test=True, test_by_epoch=True)
+    contenders = [Contender("07_beyond/default", beyond), Contender("01_basic_cnn/default", Params())]
+    board = leaderboard.board(RESULTS, contenders, [])
+    assert board["apart"] == board["watched"] == ["07_beyond/default"]
+    assert leaderboard.board([], contenders, [])["apart"] == []  # not trained yet
+
+
 def test_best_network_stands_beside_the_verdict_on_it() -> None:
     depth = CLAIMS[0] | {"page": "05_analysis/depth", "verdict": "inconclusive"}
     assert "the claim that it is the best is inconclusive (`05_analysis/depth`)" in leaderboard.abstract(
